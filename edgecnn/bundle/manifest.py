@@ -1,0 +1,114 @@
+"""The manifest: what a model file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head
+from edgecnn.errors import BundleError
+
+FORMAT = 1
+
+Precision = Literal["int8", "int16x8", "float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An accuracy that was measured, and on what."""
+
+    head: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    count: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a model comes from; holds no dates and no paths, so that the same input gives the same file.
+
+    Attributes:
+        recipe: The recipe, as TOML text; empty for a model that edgecnn did not train.
+        parent_sha256: Digest of the Keras model's weights that were converted.
+        data_sha256: Digest of the pictures that it was trained on; empty where not known.
+        calibration_sha256: Digest of the calibration list; empty for a float model.
+        tools: Versions of what made it, by package name.
+    """
+
+    recipe: str = ""
+    parent_sha256: str = ""
+    data_sha256: str = ""
+    calibration_sha256: str = ""
+    tools: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that a device must know to use a model, and a person to trust it.
+
+    Attributes:
+        name: Short name, for instance ``fire``.
+        precision: What the weights and activations are.
+        input: What the one resize must make of a picture.
+        heads: The answers.
+        classes: Label -> folders of the data that it was trained from; empty where they are the same.
+        thresholds: By label, the score from which it counts as seen; a softmax has none.
+        provenance: Where it comes from.
+        measured: Accuracies that were measured on this very file's parent or on itself.
+        model_sha256: Digest of the flatbuffer that the other files are appended to.
+        description: One sentence for people.
+        licence: Of the model.
+        format: Version of this layout.
+    """
+
+    name: str
+    precision: Precision
+    input: InputSpec
+    heads: tuple[Head, ...]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
+    measured: tuple[Measured, ...] = ()
+    model_sha256: str = ""
+    description: str = ""
+    licence: str = ""
+    format: int = FORMAT
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """Write a manifest as JSON; the same manifest gives the same bytes.
+
+    Example:
+        >>> m = Manifest("x", "int8", InputSpec(8, 8), (Head("label", "softmax", ("a", "b", "c")),))
+        >>> from_json(to_json(m)) == m
+        True
+    """
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+
+
+def from_json(text: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleError: If it is no manifest, or one of a later format.
+    """
+    try:
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(
+            f"The manifest edgecnn.json cannot be read: {error}.",
+            fix="Convert the model again with 'edgecnn convert', or copy the file again.",
+        ) from error
+    if manifest.format > FORMAT:
+        raise BundleError(
+            f"The manifest has format {manifest.format}; this edgecnn reads up to {FORMAT}.",
+            fix="Install a newer edgecnn on this machine: pip install --upgrade edgecnn.",
+        )
+    return manifest

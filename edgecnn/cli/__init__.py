@@ -1,0 +1,1 @@
+"""click commands: read arguments, call one room, print."""

@@ -1,0 +1,74 @@
+"""The ``edgecnn`` command: finds a subcommand by name and imports it only then."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from edgecnn import __version__
+from edgecnn.errors import EdgecnnError
+
+COMMANDS = {
+    "demo": ("workstation", "Run the whole chain on pictures that edgecnn renders itself."),
+    "data": ("data", "List, fetch and check data sets."),
+    "train": ("workstation", "Train the network of a recipe on pictures."),
+    "prune": ("workstation", "Set the smallest weights of a model to zero and fine-tune the rest."),
+    "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
+    "inspect": ("device", "Print the layers, the metadata and the provenance of a model file."),
+    "predict": ("device", "Name what a model sees in pictures, folders and clips."),
+    "bench": ("measure", "Measure accuracy and latency, and write a report."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports the module of a command when it runs, so that ``--help`` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names in the order in which people use them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"edgecnn.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgecnn")
+def edgecnn() -> None:
+    """Take a convolutional network from pictures to a camera that can be trusted.
+
+    \b
+    Example:
+        edgecnn demo
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; a mistake of the user ends in two lines, never in a traceback."""
+    try:
+        edgecnn(standalone_mode=False)
+    except EdgecnnError as error:
+        click.echo(f"Error: {error.message}\nFix: {error.fix}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)

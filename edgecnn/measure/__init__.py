@@ -1,0 +1,1 @@
+"""Accuracy, parity, latency and the report that shows them, with their uncertainty."""

@@ -1,0 +1,1 @@
+"""The interpreter, the predictor and the facts about the host that runs them."""

@@ -1,0 +1,1 @@
+"""What particular hardware can and cannot run."""

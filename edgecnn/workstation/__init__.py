@@ -1,0 +1,1 @@
+"""Where models are made; TensorFlow lives here and nowhere else."""

@@ -1,0 +1,1 @@
+"""Pictures: found, read, checked for leaks, rendered, and fed to training."""

@@ -1,0 +1,1 @@
+"""Network topologies, built from a recipe and started from weights of others."""

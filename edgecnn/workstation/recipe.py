@@ -1,0 +1,288 @@
+"""The recipe: everything that decides how a model comes out, in one TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from edgecnn.core.frame import InputSpec
+from edgecnn.errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # tomllib came with 3.11
+    import tomli as tomllib
+
+Topology = Literal["layers", "lenet", "resnet8", "alexnet", "vgg16", "mobilenet_v1", "mobilenet_v2"]
+Activation = Literal["linear", "relu", "relu6", "tanh", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a ``layers`` network, as a student writes it.
+
+    Attributes:
+        kind: What it does.
+        filters: Output channels of a ``conv``.
+        units: Neurons of a ``dense``.
+        kernel: Side of the window in pixels, of ``conv``, ``depthwise`` and the pools.
+        stride: Step of the window; 0 stands for 1, and for the kernel in a pool.
+        padding: ``same`` keeps the size (at stride 1), ``valid`` adds nothing at the border.
+        activation: Applied to the output of ``conv``, ``depthwise``, ``dense`` and ``batch_norm``.
+        rate: Share of ``dropout``.
+    """
+
+    kind: Literal[
+        "conv", "depthwise", "max_pool", "average_pool", "global_average_pool",
+        "flatten", "dense", "dropout", "batch_norm",
+    ]  # fmt: skip
+    filters: int = 0
+    units: int = 0
+    kernel: int = 3
+    stride: int = 0
+    padding: Literal["same", "valid"] = "same"
+    activation: Activation = "linear"
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which network.
+
+    Attributes:
+        topology: Its name; ``layers`` builds what ``layers`` lists.
+        width: Multiplier of the channels of a MobileNet.
+        dropout: Share dropped before the last layer, where the topology has dropout.
+        normalization: Of AlexNet: its own ``lrn``, or ``batch_norm``, which int8 can hold.
+        dense_units: Of AlexNet's and VGG-16's two hidden dense layers; 4096 in the papers.
+        layers: For ``topology = "layers"``, without the output layer, which follows from the labels.
+    """
+
+    topology: Topology
+    width: float = 1.0
+    dropout: float = 0.2
+    normalization: Literal["lrn", "batch_norm"] = "batch_norm"
+    dense_units: int = 4096
+    layers: tuple[Layer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How far training pictures are varied; 0 leaves them alone.
+
+    Attributes:
+        flip: Mirror every second picture left to right.
+        rotate_degrees: Largest turn either way.
+        zoom: Largest relative change of scale: 0.2 gives 0.8 to 1.2.
+        shift: Largest move, as a share of the side.
+        brightness: Largest relative change.
+        contrast: Largest relative change.
+        saturation: Largest relative change.
+        hue_degrees: Largest turn of the colour wheel.
+        blur_px: Largest standard deviation of a Gaussian blur.
+        noise: Largest standard deviation of Gaussian noise, in byte values.
+        jpeg: Recompress every second picture at a quality drawn from 30 to 95.
+        erase: Largest share of the picture that a grey rectangle covers.
+    """
+
+    flip: bool = False
+    rotate_degrees: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue_degrees: float = 0.0
+    blur_px: float = 0.0
+    noise: float = 0.0
+    jpeg: bool = False
+    erase: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSpec:
+    """How it is trained.
+
+    Attributes:
+        epochs: Passes over the training pictures with all thawed layers; 0 trains the head alone.
+        head_epochs: First train only the last layer on the features of a frozen trunk, computed once.
+        batch_size: Pictures a step.
+        optimizer: ``adam`` or ``sgd`` (momentum 0.9, Nesterov).
+        learning_rate: At the start; falls to 0 along a half cosine.
+        warmup_epochs: Epochs over which the rate first rises from 0.
+        weight_decay: Decoupled, on kernels only.
+        label_smoothing: Share of the target spread over the other labels.
+        freeze: ``batch_norm`` keeps the statistics of a pretrained trunk.
+        class_weights: ``balanced`` weighs classes by the inverse of their count.
+        seed: Of everything that is random.
+    """
+
+    epochs: int = 10
+    head_epochs: int = 0
+    batch_size: int = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    freeze: Literal["none", "batch_norm"] = "none"
+    class_weights: Literal["none", "balanced"] = "none"
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides how a model comes out.
+
+    Attributes:
+        name: Short; becomes the model's name.
+        input: What the model eats.
+        model: Which network.
+        train: How it is trained.
+        augment: How training pictures are varied.
+        classes: Label -> folders of the data that belong to it, in the order of the output; empty
+            takes the folders as they are, sorted.
+        head: Name of the answer.
+        calibration_count: Pictures in the calibration list.
+        description: One sentence for people.
+        licence: Of the model.
+    """
+
+    name: str
+    input: InputSpec
+    model: ModelSpec
+    train: TrainSpec = TrainSpec()
+    augment: Augment = Augment()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    head: str = "label"
+    calibration_count: int = 200
+    description: str = ""
+    licence: str = ""
+
+
+def built_in() -> tuple[str, ...]:
+    """Name the recipes that ship with edgecnn."""
+    folder = importlib.resources.files("edgecnn.workstation") / "recipes"
+    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def load(name_or_path: str) -> tuple[Recipe, str]:
+    """Read a recipe, by the path of a TOML file or by the name of one that ships with edgecnn.
+
+    Returns:
+        The recipe, and its text as written.
+
+    Raises:
+        RecipeError: If there is none, or if a key or value in it is wrong.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"The recipe '{path}' cannot be read: {error}.",
+                fix="Check the path; 'edgecnn train --help' lists the built-in recipes.",
+            ) from error
+    elif name_or_path in built_in():
+        folder = importlib.resources.files("edgecnn.workstation") / "recipes"
+        text = (folder / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        raise RecipeError(
+            f"There is no recipe '{name_or_path}'.",
+            fix=f"Give the path of a .toml file, or one of: {', '.join(built_in())}.",
+        )
+    return parse(text), text
+
+
+def parse(text: str) -> Recipe:
+    """Read a recipe from TOML text.
+
+    Raises:
+        RecipeError: Names the key that is unknown, with the nearest valid one, or the value that does
+            not fit.
+
+    Example:
+        >>> text = 'name = "x"\\n[input]\\nheight_px = 8\\nwidth_px = 8\\n[model]\\ntopology = "lenet"'
+        >>> parse(text).input.height_px
+        8
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"The recipe is not valid TOML: {error}.", fix="Mend that line.") from error
+    _refuse_unknown_keys(table, Recipe, "")
+    try:
+        recipe = msgspec.convert(table, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(
+            f"The recipe does not fit: {error}.".replace("`$.", "`"),
+            fix="Compare it with a recipe that ships with edgecnn, or see docs/recipes.md.",
+        ) from error
+    _refuse_impossible_values(recipe)
+    return recipe
+
+
+def _refuse_unknown_keys(table: Mapping[str, Any], kind: type, where: str) -> None:
+    hints = get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RecipeError(
+                f"The recipe has an unknown key '{where}{key}'.",
+                fix=f"Did you mean '{where}{near[0]}'?" if near else f"Use one of: {', '.join(known)}.",
+            )
+        inner = hints[key]
+        if dataclasses.is_dataclass(inner) and isinstance(value, dict):
+            _refuse_unknown_keys(value, inner, f"{where}{key}.")  # type: ignore[arg-type]
+        elif get_origin(inner) is tuple and isinstance(value, list):
+            item = get_args(inner)[0]
+            for number, row in enumerate(value):
+                if dataclasses.is_dataclass(item) and isinstance(row, dict):
+                    _refuse_unknown_keys(row, item, f"{where}{key}[{number}].")  # type: ignore[arg-type]
+
+
+def _refuse_impossible_values(recipe: Recipe) -> None:
+    positive = {
+        "input.height_px": recipe.input.height_px,
+        "input.width_px": recipe.input.width_px,
+        "model.width": recipe.model.width,
+        "model.dense_units": recipe.model.dense_units,
+        "train.batch_size": recipe.train.batch_size,
+        "train.learning_rate": recipe.train.learning_rate,
+        "calibration_count": recipe.calibration_count,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise RecipeError(f"'{name}' must be above 0; found {value}.", fix=f"Correct '{name}'.")
+    shares = {
+        "model.dropout": recipe.model.dropout,
+        "train.label_smoothing": recipe.train.label_smoothing,
+        "augment.erase": recipe.augment.erase,
+        "augment.zoom": recipe.augment.zoom,
+    }
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise RecipeError(
+                f"'{name}' is a share and must be at least 0 and below 1; found {value}.",
+                fix=f"Correct '{name}'.",
+            )
+    if recipe.train.epochs < 0 or recipe.train.head_epochs < 0:
+        raise RecipeError(
+            "'train.epochs' and 'train.head_epochs' cannot be negative.",
+            fix="Set them to 0 or more.",
+        )
+    if (recipe.model.topology == "layers") != bool(recipe.model.layers):
+        raise RecipeError(
+            '[[model.layers]] and topology = "layers" belong together; found only one of them.',
+            fix='Set topology = "layers" and list the layers, or remove the list.',
+        )
