@@ -12,22 +12,20 @@ from edgecnn.errors import MissingPackageError
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 # 2: errors only; the notes about oneDNN and missing GPUs are not for the user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# There is no GPU to find on the machines this is made for, and looking costs a second.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-tf: Any
-keras: Any
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside TensorFlow are not ours to mend
-        import tensorflow as tf
-        import tf_keras as keras
+        import tensorflow
+        import tf_keras
 except ImportError as error:
     raise MissingPackageError(
         f"This command makes or changes models and needs TensorFlow, which is not installed: {error}.",
         fix="Install the workstation side: pip install 'edgecnn[workstation]'.",
     ) from error
 
+tf: Any = tensorflow
+keras: Any = tf_keras
 tf.get_logger().setLevel("ERROR")
 
 

@@ -204,14 +204,14 @@ def load(name_or_path: str) -> tuple[Recipe, str]:
 
 
 def parse(text: str) -> Recipe:
-    """Read a recipe from TOML text.
+    r"""Read a recipe from TOML text.
 
     Raises:
         RecipeError: Names the key that is unknown, with the nearest valid one, or the value that does
             not fit.
 
     Example:
-        >>> text = 'name = "x"\\n[input]\\nheight_px = 8\\nwidth_px = 8\\n[model]\\ntopology = "lenet"'
+        >>> text = 'name = "x"\n[input]\nheight_px = 8\nwidth_px = 8\n[model]\ntopology = "lenet"'
         >>> parse(text).input.height_px
         8
     """
