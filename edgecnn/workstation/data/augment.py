@@ -1,0 +1,155 @@
+"""Varies a training picture as another day, camera and transmission would."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.frame import Pixels
+from edgecnn.workstation.recipe import Augment
+
+_NOISE_LENGTH = 2**20
+_JPEG_WORST, _JPEG_BEST = 30, 95
+_SMALLEST_BLUR_PX = 0.2
+_GREY = 128
+
+
+def augment_picture(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    """Vary one picture: place, then colour, then what lens, sensor and transmission add.
+
+    Every number is drawn from ``rng`` in a fixed order, so the same generator gives the same picture.
+    OpenCV lets go of the GIL, so that threads do this in parallel.
+
+    Args:
+        pixels: Shape (height, width, 1 or 3), uint8.
+        augment: How far; zeros leave the picture alone.
+        rng: Where chance comes from.
+
+    Returns:
+        The same shape, uint8.
+
+    Example:
+        >>> same = augment_picture(np.full((2, 2, 3), 7, np.uint8), Augment(), np.random.default_rng(1))
+        >>> same.ravel().tolist()
+        [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]
+    """
+    shape = pixels.shape
+    for change in (_move, _recolour, _blur, _add_noise, _compress, _erase):
+        pixels = change(pixels, augment, rng).reshape(shape)
+    return pixels
+
+
+def _between(rng: np.random.Generator, largest: float) -> float:
+    return float(rng.uniform(-largest, largest)) if largest else 0.0
+
+
+def _move(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    """Flip, turn, zoom and shift in one warp, so that pixels are interpolated once."""
+    height, width = pixels.shape[:2]
+    is_flipped = augment.flip and rng.random() < 0.5
+    angle = np.deg2rad(_between(rng, augment.rotate_degrees))
+    scale = 1 + _between(rng, augment.zoom)
+    shift_x, shift_y = (_between(rng, augment.shift) * side for side in (width, height))
+    if not (angle or scale != 1 or shift_x or shift_y):
+        return np.asarray(cv2.flip(pixels, 1), np.uint8) if is_flipped else pixels
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if is_flipped else 1.0, 1.0])
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    offset = centre + (shift_x, shift_y) - turn @ centre
+    # Mirrored borders: black corners would be a mark that no camera leaves.
+    return np.asarray(
+        cv2.warpAffine(
+            pixels,
+            np.column_stack([turn, offset]),
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        ),
+        np.uint8,
+    )
+
+
+def _recolour(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    """Change contrast, brightness, saturation and hue by one affine map of the colours."""
+    brightness = 1 + _between(rng, augment.brightness)
+    contrast = 1 + _between(rng, augment.contrast)
+    saturation = 1 + _between(rng, augment.saturation)
+    hue = np.deg2rad(_between(rng, augment.hue_degrees))
+    if brightness == contrast == saturation == 1 and not hue:
+        return pixels
+    gain = brightness * contrast
+    mean = float(np.mean(cv2.mean(pixels)[: pixels.shape[2]])) * brightness
+    bias = mean * (1 - contrast)
+    if pixels.shape[2] == 1 or (saturation == 1 and not hue):
+        table = np.clip(np.arange(256) * gain + bias, 0, 255).round().astype(np.uint8)
+        return np.asarray(cv2.LUT(pixels, table), np.uint8)
+    matrix = np.column_stack([_turn_colours(saturation, hue) * gain, np.full(3, bias)])
+    return np.asarray(cv2.transform(pixels, matrix), np.uint8)
+
+
+def _turn_colours(saturation: float, hue: float) -> NDArray[np.float64]:
+    """Scale and turn chroma in YIQ, leaving luma alone.
+
+    Source: the NTSC's YIQ matrix, as in ITU-R BT.470 and Python's ``colorsys``.
+    """
+    to_yiq = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    cos, sin = saturation * np.cos(hue), saturation * np.sin(hue)
+    turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    return np.asarray(np.linalg.inv(to_yiq) @ turn @ to_yiq)
+
+
+def _blur(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    sigma_px = float(rng.uniform(0, augment.blur_px)) if augment.blur_px else 0.0
+    if sigma_px < _SMALLEST_BLUR_PX:  # below this the kernel is one pixel
+        return pixels
+    return np.asarray(cv2.GaussianBlur(pixels, (0, 0), sigma_px), np.uint8)
+
+
+def _add_noise(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    """Add a stretch, at a random place, of a long tape of noise: drawing it anew costs ten times as much."""
+    if not augment.noise:
+        return pixels
+    sigma = float(rng.uniform(0, augment.noise))
+    tape = _noise_tape(_NOISE_LENGTH + pixels.size)
+    start = int(rng.integers(_NOISE_LENGTH))
+    stretch = tape[start : start + pixels.size].reshape(pixels.shape)
+    noisy = cv2.scaleAdd(stretch, sigma, pixels.astype(np.float32))
+    return np.asarray(cv2.convertScaleAbs(np.maximum(noisy, 0, out=noisy)), np.uint8)
+
+
+@functools.lru_cache(maxsize=4)
+def _noise_tape(length: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(length, np.float32)
+
+
+def _compress(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    if not augment.jpeg or rng.random() < 0.5:
+        return pixels
+    quality = int(rng.integers(_JPEG_WORST, _JPEG_BEST, endpoint=True))
+    # Red and blue are swapped on the way in and, by the same mistake, on the way out: a copy saved
+    # twice, and 8-bit chroma is coarsened nearly alike either way.
+    _, code = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    flag = cv2.IMREAD_GRAYSCALE if pixels.shape[2] == 1 else cv2.IMREAD_COLOR
+    return np.asarray(cv2.imdecode(code, flag), np.uint8)
+
+
+def _erase(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    """Cover a rectangle, as a leaf before the lens would.
+
+    Source: Z. Zhong et al., Random Erasing Data Augmentation, AAAI 2020 (aspect ratio 0.3 to 3.3).
+    """
+    if not augment.erase:
+        return pixels
+    height, width = pixels.shape[:2]
+    area = float(rng.uniform(0, augment.erase)) * height * width
+    aspect = float(np.exp(rng.uniform(np.log(0.3), np.log(3.3))))
+    box_height = min(height, round((area * aspect) ** 0.5))
+    box_width = min(width, round((area / aspect) ** 0.5))
+    top = int(rng.integers(height - box_height, endpoint=True))
+    left = int(rng.integers(width - box_width, endpoint=True))
+    pixels = pixels.copy()
+    pixels[top : top + box_height, left : left + box_width] = _GREY
+    return pixels

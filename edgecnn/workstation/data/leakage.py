@@ -1,0 +1,137 @@
+"""Finds pictures that are nearly the same, so that a test never asks what training was told.
+
+Two tests must both agree. A 64-bit perceptual hash finds candidates; it is blind to the strength of
+edges, so that unlike pictures with a plain sky and a horizon collide. The correlation of two 16 x 16
+thumbnails throws those out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.frame import Pixels
+
+# Measured on the 17,034 scenes, of which 36 training pictures are known to repeat test pictures: those
+# lie at most 8 bits and at least 0.965 in correlation from their twins. 10 bits would let four times as
+# many candidates through and find no further one.
+MAX_BITS = 8
+MIN_CORRELATION = 0.95
+
+_HASH_SIDE, _HASH_INPUT, _THUMB_SIDE = 8, 32, 16
+_HASH_LENGTH = _HASH_SIDE * _HASH_SIDE
+FINGERPRINT_LENGTH = _HASH_LENGTH + _THUMB_SIDE * _THUMB_SIDE
+_BLOCK = 1024
+
+Fingerprint = NDArray[np.float32]
+"""64 signs of the hash, then 256 values of the thumbnail, with mean 0 and length 1."""
+
+
+def fingerprint(pixels_rgb: Pixels) -> Fingerprint:
+    """Sum a picture up, so that its copy in another size, quality or brightness gives nearly the same.
+
+    Written here because ``imagehash`` needs Pillow, which a device has not got, and decodes every
+    picture a second time: 17,034 scenes take 2 s here, decoding included.
+
+    Args:
+        pixels_rgb: Shape (height, width, 3), uint8.
+
+    Returns:
+        Shape (320,), float32.
+
+    Source:
+        C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, 3.2.1:
+        signs of the 8 x 8 lowest frequencies of the cosine transform of a 32 x 32 grey picture
+        against their median.
+
+    Example:
+        >>> fingerprint(np.zeros((9, 9, 3), np.uint8)).shape
+        (320,)
+    """
+    grey = cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_HASH_INPUT, _HASH_INPUT), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
+    signs = np.where(low > np.median(low), np.float32(1), np.float32(-1)).ravel()
+    thumb = cv2.resize(small, (_THUMB_SIDE, _THUMB_SIDE), interpolation=cv2.INTER_AREA)
+    centred = thumb.astype(np.float32).ravel() - thumb.mean(dtype=np.float32)
+    length = float(np.linalg.norm(centred))
+    # A picture of one colour has no structure to compare: all of them count as the same.
+    unit = centred / length if length > 1e-3 else np.full(centred.size, 1 / _THUMB_SIDE, np.float32)
+    return np.concatenate([signs, unit]).astype(np.float32)
+
+
+def near_pairs(fingerprints: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Find all pairs of nearly equal pictures.
+
+    Compares every picture with every other, in blocks, as matrix products: 17,034 pictures take 2 s
+    on 2 cores, 60,000 about 20 s, in less than 0.5 GB.
+
+    Args:
+        fingerprints: Shape (count, 320).
+
+    Returns:
+        Shape (pair_count, 2): positions, the smaller first; sorted.
+
+    Example:
+        >>> same = fingerprint(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+        >>> near_pairs(np.stack([same, -same, same])).tolist()
+        [[0, 2]]
+    """
+    signs = np.ascontiguousarray(fingerprints[:, :_HASH_LENGTH])
+    thumbs = np.ascontiguousarray(fingerprints[:, _HASH_LENGTH:])
+    found: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
+    for start in range(0, len(signs), _BLOCK):
+        # Two sign vectors that differ in d of 64 places have the dot product 64 - 2 d.
+        dots = signs[start : start + _BLOCK] @ signs[start:].T
+        rows, columns = np.nonzero(dots >= _HASH_LENGTH - 2 * MAX_BITS)
+        later = columns > rows
+        pairs = np.stack([rows[later], columns[later]], axis=1) + start
+        alike = np.einsum("ij,ij->i", thumbs[pairs[:, 0]], thumbs[pairs[:, 1]])
+        found.append(pairs[alike >= MIN_CORRELATION])
+    return np.concatenate(found)
+
+
+def groups_of(count: int, pairs: Iterable[Sequence[int]] | NDArray[Any]) -> NDArray[np.int64]:
+    """Join pictures that are linked by pairs, directly or through others.
+
+    Returns:
+        Shape (count,): for each picture the smallest position in its group.
+
+    Example:
+        >>> groups_of(5, [(0, 2), (2, 4)]).tolist()
+        [0, 1, 0, 3, 0]
+    """
+    parent = list(range(count))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for first, second in pairs:
+        low, high = sorted((root(int(first)), root(int(second))))
+        parent[high] = low
+    return np.array([root(node) for node in range(count)], np.int64)
+
+
+def near_duplicates(fingerprints: NDArray[np.float32]) -> list[list[int]]:
+    """Group nearly equal pictures.
+
+    Returns:
+        Groups of two and more positions, each sorted.
+
+    Example:
+        >>> one = fingerprint(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+        >>> near_duplicates(np.stack([one, -one, one]))
+        [[0, 2]]
+    """
+    groups = groups_of(len(fingerprints), near_pairs(fingerprints))
+    members: dict[int, list[int]] = {}
+    for position, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(position)
+    return [group for group in members.values() if len(group) > 1]
