@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from edgecnn.errors import MissingPackageError
 
 # TFMOT prunes and quantizes tf_keras models only, and reads this when TensorFlow is first imported.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-# 2: errors only; the notes about oneDNN and missing GPUs are not for the user.
+# 2: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Drop what TensorFlow's C++ says about oneDNN and missing GPUs before its log level counts."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside TensorFlow are not ours to mend
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside TensorFlow are not ours to mend
+    with _quietly():
         import tensorflow
         import tf_keras
+
+        tensorflow.constant(0)  # the first operation looks for devices, and talks about it
 except ImportError as error:
     raise MissingPackageError(
         f"This command makes or changes models and needs TensorFlow, which is not installed: {error}.",
@@ -27,11 +48,13 @@ except ImportError as error:
 tf: Any = tensorflow
 keras: Any = tf_keras
 tf.get_logger().setLevel("ERROR")
+# Dropout then keeps its state in a variable that can be set at the start of an epoch, so that a run
+# that was killed goes on with the numbers of an unbroken one.
+keras.backend.experimental.enable_tf_random_generator()
 
 
 def tfmot() -> Any:
     """Import the model optimization toolkit, which takes a second and is needed by few commands."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quietly():
         import tensorflow_model_optimization
     return tensorflow_model_optimization

@@ -231,6 +231,30 @@ def parse(text: str) -> Recipe:
     return recipe
 
 
+def with_epochs(recipe: Recipe, text: str, epochs: int) -> tuple[Recipe, str]:
+    """Change the number of epochs, in the recipe and in its text, so that the model file tells the truth.
+
+    Raises:
+        RecipeError: If the text cannot be changed safely.
+    """
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.strip() == "[train]"), None)
+    if start is None:
+        changed = [*lines, "", "[train]", f"epochs = {epochs}"]
+    else:
+        end = next((i for i in range(start + 1, len(lines)) if lines[i].startswith("[")), len(lines))
+        body = [line for line in lines[start + 1 : end] if line.split("=")[0].strip() != "epochs"]
+        changed = [*lines[: start + 1], f"epochs = {epochs}", *body, *lines[end:]]
+    new_text = "\n".join(changed) + "\n"
+    new = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=epochs))
+    if parse(new_text) != new:
+        raise RecipeError(
+            "The number of epochs cannot be changed in this recipe's text.",
+            fix="Change train.epochs in the file instead of giving --epochs.",
+        )
+    return new, new_text
+
+
 def _refuse_unknown_keys(table: Mapping[str, Any], kind: type, where: str) -> None:
     hints = get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]

@@ -1,0 +1,221 @@
+"""The commands that make models: train, prune, convert, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgecnn.workstation.train import Progress
+
+DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help=DATA_HELP)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the model.")
+@click.option(
+    "--init", metavar="FILE|imagenet", help="Weights to start from: .h5, .keras, .tflite or imagenet."
+)
+@click.option("--epochs", type=click.IntRange(0), help="Instead of the recipe's.")
+@click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --out.")
+def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | None, resume: bool) -> None:
+    """Train the network of a recipe: a .toml file, or the name of one that ships with edgecnn.
+
+    \b
+    Example:
+        edgecnn train scenes --data data/scenes --init mobilenet_v2.tflite --out out/scenes
+    """
+    from edgecnn.workstation import recipe as recipes
+    from edgecnn.workstation.data.catalog import open_dataset
+
+    chosen, text = recipes.load(recipe)
+    if epochs is not None:
+        chosen, text = recipes.with_epochs(chosen, text, epochs)
+    dataset = open_dataset(data, chosen.classes)
+    from edgecnn.workstation.train import train as run
+
+    with progress_bar() as progress:
+        trained = run(chosen, text, dataset, out, init, resume, out / "cache", progress)
+    click.echo(
+        f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % at epoch {trained.card.best_epoch}, "
+        f"{trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"
+    )
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help=DATA_HELP)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .h5 to write.")
+@click.option("--sparsity", required=True, type=float, help="Share of the weights that become zero.")
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Of fine-tuning.")
+def prune(model: Path, data: Path, out: Path, sparsity: float, epochs: int) -> None:
+    """Set the smallest weights of a model to zero and fine-tune the rest.
+
+    \b
+    Example:
+        edgecnn prune out/digits/model.h5 --data mnist.npz --sparsity 0.8 --out out/digits/pruned.h5
+    """
+    from edgecnn.workstation import prune as room
+    from edgecnn.workstation.data.catalog import open_dataset
+
+    dataset = open_dataset(data, room.classes_of(model))
+    with progress_bar() as progress:
+        pruned = room.prune(model, dataset, out, sparsity, epochs, progress)
+    _print_sparsity(pruned)
+
+
+def _print_sparsity(pruned: object) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgecnn.workstation.prune import Pruned
+
+    assert isinstance(pruned, Pruned)
+    table = Table("layer", "weights", "zero", "sparsity")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in pruned.layers:
+        table.add_row(row.layer, f"{row.weight_count:,}", f"{row.zero_count:,}", f"{100 * row.share:.1f} %")
+    Console().print(table)
+    click.echo(
+        f"{pruned.path}: val accuracy {100 * pruned.val_top1:.2f} % "
+        f"(before: {100 * pruned.parent_val_top1:.2f} %), {pruned.size_bytes:,} bytes, "
+        f"{pruned.gzip_bytes:,} after gzip (before: {pruned.parent_gzip_bytes:,})"
+    )
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .tflite to write.")
+@click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP + " Needed for int8 and int16x8.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path),
+    help="List of training pictures, '<sha256>  <path>' a line; drawn and written beside --out if left out.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["int8", "int16x8", "float16", "float32"]), default="int8", show_default=True,
+    help="What weights and activations become.",
+)  # fmt: skip
+@click.option(
+    "--qat-epochs", type=click.IntRange(0), default=0, show_default=True,
+    help="Epochs of quantization-aware fine-tuning first; a pruned model keeps its zeros.",
+)  # fmt: skip
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="One label a line, for a model made elsewhere."
+)
+@click.option(
+    "--normalization", type=(float, float), metavar="MEAN STD",
+    help="Of (byte - MEAN) / STD, for a model made elsewhere that does not normalise by itself.",
+)  # fmt: skip
+def convert(
+    model: Path,
+    out: Path,
+    data: Path | None,
+    calibration: Path | None,
+    precision: str,
+    qat_epochs: int,
+    labels: Path | None,
+    normalization: tuple[float, float] | None,
+) -> None:
+    """Convert a Keras model into one self-describing .tflite file, and check it against its parent.
+
+    \b
+    Example:
+        edgecnn convert out/scenes/model.h5 --data data/scenes --out scenes.int8.tflite
+    """
+    from edgecnn.workstation import convert as room
+    from edgecnn.workstation.data.catalog import open_dataset
+    from edgecnn.workstation.prune import classes_of
+
+    dataset = open_dataset(data, classes_of(model)) if data else None
+    names = room.read_labels(labels) if labels else None
+    with progress_bar() as progress:
+        made = room.convert(
+            model,
+            out,
+            precision,
+            dataset,
+            calibration,
+            qat_epochs,
+            names,
+            normalization,
+            progress,  # type: ignore[arg-type]
+        )
+    click.echo(f"{made.bundle.path}: {made.bundle.size_bytes:,} bytes, sha256 {made.bundle.sha256}")
+    if made.calibration:
+        click.echo(f"{made.calibration}: the calibration list that was drawn")
+    if made.check:
+        check, own = made.check, made.check.file_top1
+        click.echo(
+            f"On {own.count} val pictures: {100 * own.value:.2f} % "
+            f"(95 % interval {100 * own.low:.2f} to {100 * own.high:.2f}); "
+            f"the Keras model {100 * check.keras_top1:.2f} %; "
+            f"drop {check.drop.drop_pp:+.2f} pp ({check.drop.low_pp:+.2f} to {check.drop.high_pp:+.2f})"
+        )
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
+def demo(out: Path) -> None:
+    """Run the whole chain on pictures that edgecnn renders itself.
+
+    \b
+    Example:
+        edgecnn demo --out out/demo
+    """
+    from edgecnn.workstation.demo import demo as run
+
+    with progress_bar() as progress:
+        result = run(out, progress)
+    result.print()
+
+
+class progress_bar:  # noqa: N801  it reads as a function
+    """A bar with the time left on a terminal; one line an epoch elsewhere."""
+
+    def __enter__(self) -> Progress:
+        """Start showing."""
+        import rich.progress
+
+        from edgecnn.workstation.train import Epoch, Progress
+
+        columns = (
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TimeRemainingColumn(),
+        )
+        self.bar = rich.progress.Progress(*columns, transient=True)
+        task = self.bar.add_task("Starting", total=None)
+        self.bar.start()
+
+        def on_step(epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
+            self.bar.update(
+                task,
+                description=f"Epoch {epoch} of {epochs}, loss {loss:.3f}",
+                completed=(epoch - 1) * steps + step,
+                total=epochs * steps,
+            )
+
+        def on_epoch(row: Epoch) -> None:
+            name = f"epoch {row.number}" if row.number else "head on the frozen trunk"
+            self.bar.console.print(
+                f"{name}: loss {row.loss:.4f}, val loss {row.val_loss:.4f}, "
+                f"val accuracy {100 * row.val_top1:.2f} %, {row.seconds:.0f} s, "
+                f"{100 * row.waiting_share:.1f} % of it waiting for pictures",
+                highlight=False,
+            )
+
+        def on_note(text: str) -> None:
+            self.bar.console.print(text, highlight=False)
+
+        return Progress(on_step, on_epoch, on_note)
+
+    def __exit__(self, *_: object) -> None:
+        """Clear the bar."""
+        self.bar.stop()

@@ -1,0 +1,234 @@
+"""Magnitude pruning: the smallest weights become zero, the rest is fine-tuned around them."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.core.prediction import Head
+from edgecnn.errors import ModelError
+from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import keras, tfmot
+from edgecnn.workstation.data.catalog import Dataset
+from edgecnn.workstation.data.pipeline import training_batches
+from edgecnn.workstation.recipe import Recipe, parse
+from edgecnn.workstation.train import (
+    Progress,
+    Split,
+    class_weights,
+    compile_for,
+    evaluate,
+    make_optimizer,
+    read_split,
+    reset_randomness,
+    targets_of,
+)
+
+LEARNING_RATE_SHARE = 0.2
+"""Fine-tuning starts from a fifth of the recipe's learning rate: the network has converged once already."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSparsity:
+    """How many weights of a layer's kernel are zero."""
+
+    layer: str
+    weight_count: int
+    zero_count: int
+
+    @property
+    def share(self) -> float:
+        """Zeros among all weights, in [0, 1]."""
+        return self.zero_count / self.weight_count
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What pruning did.
+
+    Attributes:
+        path: The pruned model.
+        layers: Sparsity of every layer that has a kernel.
+        size_bytes: Of the file.
+        gzip_bytes: What gzip makes of it.
+        parent_gzip_bytes: What gzip makes of the file that it was made from.
+        val_top1: Accuracy on val after pruning.
+        parent_val_top1: And before.
+    """
+
+    path: Path
+    layers: tuple[LayerSparsity, ...]
+    size_bytes: int
+    gzip_bytes: int
+    parent_gzip_bytes: int
+    val_top1: float
+    parent_val_top1: float
+
+
+def prune(
+    source: Path,
+    dataset: Dataset,
+    out: Path,
+    sparsity: float,
+    epochs: int = 2,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Prune a trained model to a sparsity, along a cubic ramp, while fine-tuning it.
+
+    Args:
+        source: An ``.h5`` that ``edgecnn train`` made.
+        dataset: The data that it was trained on.
+        out: The ``.h5`` to write.
+        sparsity: Share of the weights of convolutions and dense layers that become zero, in (0, 1).
+        epochs: Of fine-tuning; the ramp takes the first half of them.
+        progress: Whom to tell.
+
+    Returns:
+        Sparsity by layer, sizes and accuracies.
+
+    Raises:
+        ModelError: If the model was not made by ``edgecnn train``, or ``sparsity`` is out of range.
+
+    Source:
+        M. Zhu, S. Gupta, "To prune, or not to prune", 2017: polynomial decay, power 3.
+    """
+    if not 0 < sparsity < 1:
+        raise ModelError(
+            f"--sparsity is a share above 0 and below 1; found {sparsity}.", fix="Try --sparsity 0.8."
+        )
+    progress = progress or Progress()
+    model, card = model_file.load(source)
+    recipe, head = recipe_of(source, card)
+    assert card is not None
+    training = read_split(dataset, "train", recipe.input, head)
+    validation = read_split(dataset, "val", recipe.input, head)
+    _, parent_val_top1 = evaluate(model, head, validation)
+    wrapped = _wrap(model, sparsity, epochs * -(-len(training.codes) // recipe.train.batch_size))
+    fine_tune(
+        wrapped,
+        head,
+        training,
+        recipe,
+        epochs,
+        recipe.train.learning_rate * LEARNING_RATE_SHARE,
+        [tfmot().sparsity.keras.UpdatePruningStep()],
+        progress,
+    )
+    pruned = tfmot().sparsity.keras.strip_pruning(wrapped)
+    _, val_top1 = evaluate(pruned, head, validation)
+    model_file.save(pruned, out, replace(card, val_top1=val_top1))
+    return Pruned(
+        out,
+        sparsity_of(pruned),
+        out.stat().st_size,
+        gzip_size(out),
+        gzip_size(source),
+        val_top1,
+        parent_val_top1,
+    )
+
+
+def recipe_of(path: Path, card: model_file.Card | None) -> tuple[Recipe, Head]:
+    """Read the recipe and the head out of a card.
+
+    Raises:
+        ModelError: If there is no card: the model was not made by edgecnn, so its labels are not known.
+    """
+    if card is None:
+        raise ModelError(
+            f"'{path}' was not made by 'edgecnn train': it does not say what its labels and input are.",
+            fix="Train it with 'edgecnn train RECIPE --init "
+            + str(path)
+            + "', which starts from its weights.",
+        )
+    return parse(card.recipe), card.heads[0]
+
+
+def classes_of(path: Path) -> dict[str, tuple[str, ...]]:
+    """Say which folders belong to which label, for opening the data of a model again."""
+    card = model_file.read_card(path)
+    return dict(parse(card.recipe).classes) if card else {}
+
+
+def fine_tune(
+    model: Any,
+    head: Head,
+    training: Split,
+    recipe: Recipe,
+    epochs: int,
+    learning_rate: float,
+    callbacks: Sequence[Any],
+    progress: Progress,
+) -> None:
+    """Train a converged model a little more, in place, with a learning rate that falls to 0."""
+    spec = recipe.train
+    keras.utils.set_random_seed(spec.seed)
+    targets = targets_of(training.labels, head)
+    steps = -(-len(training.codes) // spec.batch_size)
+    gentle = replace(spec, epochs=epochs, learning_rate=learning_rate, warmup_epochs=0.0, weight_decay=0.0)
+    compile_for(model, head, make_optimizer(gentle, len(training.codes)), spec)
+    for number in range(1, epochs + 1):
+        reset_randomness(model, spec.seed, number)
+        batches = training_batches(
+            training.codes, targets, spec.batch_size, recipe.augment, spec.seed, number
+        )
+        step = keras.callbacks.LambdaCallback(
+            on_batch_end=lambda batch, logs, n=number: progress.on_step(
+                n, epochs, batch + 1, steps, (logs or {}).get("loss", float("nan"))
+            )
+        )
+        model.fit(
+            batches,
+            epochs=number,
+            initial_epoch=number - 1,
+            verbose=0,
+            callbacks=[*callbacks, step],
+            class_weight=class_weights(training.labels, head, spec),
+        )
+
+
+def _wrap(model: Any, sparsity: float, step_count: int) -> Any:
+    """Put TFMOT's pruning around every layer that has a kernel worth pruning.
+
+    Depthwise kernels are left: they are a few per cent of the weights and the first to hurt.
+    """
+    schedule = tfmot().sparsity.keras.PolynomialDecay(
+        initial_sparsity=0.0,
+        final_sparsity=sparsity,
+        begin_step=0,
+        end_step=max(1, step_count // 2),
+        frequency=max(1, step_count // 50),
+    )
+
+    def wrap(layer: Any) -> Any:
+        if not is_prunable(layer):
+            return layer
+        return tfmot().sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
+
+    return keras.models.clone_model(model, clone_function=wrap)
+
+
+def is_prunable(layer: Any) -> bool:
+    """Whether magnitude pruning takes weights from this layer."""
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return isinstance(layer, keras.layers.Conv2D | keras.layers.Dense) and not depthwise
+
+
+def sparsity_of(model: Any) -> tuple[LayerSparsity, ...]:
+    """Count the zeros in the kernel of every convolution and dense layer."""
+    rows = []
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            kernel = np.asarray(layer.get_weights()[0])
+            rows.append(LayerSparsity(layer.name, kernel.size, int(np.sum(kernel == 0))))
+    return tuple(rows)
+
+
+def gzip_size(path: Path) -> int:
+    """Size in bytes after gzip at level 9."""
+    return len(gzip.compress(path.read_bytes(), 9, mtime=0))

@@ -1,0 +1,412 @@
+"""Training that can be killed at any moment and goes on where it stood."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head, head_for
+from edgecnn.errors import ModelError
+from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import keras, tf
+from edgecnn.workstation.data.catalog import Dataset
+from edgecnn.workstation.data.pipeline import WaitMeter, codes_of, labels_of, training_batches
+from edgecnn.workstation.models.weights import initialise
+from edgecnn.workstation.models.zoo import build, features_of
+from edgecnn.workstation.recipe import Recipe, TrainSpec
+
+Codes = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+SAMPLE_COUNT = 256
+"""Pictures that give the batch-norm statistics of weights from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One row of the history.
+
+    Attributes:
+        number: Counted from 1; 0 is the head on the frozen trunk.
+        loss: Mean over the training pictures of the epoch, as augmented.
+        val_loss: On the val split.
+        val_top1: Share of the val pictures whose label is right.
+        seconds: Of the epoch.
+        waiting_share: Share of that time in which the training step waited for pictures.
+    """
+
+    number: int
+    loss: float
+    val_loss: float
+    val_top1: float
+    seconds: float
+    waiting_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a killed run needs to go on."""
+
+    recipe: str
+    data_sha256: str
+    init: str
+    history: tuple[Epoch, ...] = ()
+    best: int = 0
+    weights: str = ""
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that comes next."""
+        return self.history[-1].number + 1 if self.history else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Pictures as the model eats them, with the index of each label."""
+
+    codes: Codes
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Whom to tell how far training is; the defaults tell nobody."""
+
+    on_step: Callable[[int, int, int, int, float], None] = field(default=lambda *_: None)
+    on_epoch: Callable[[Epoch], None] = field(default=lambda _: None)
+    on_note: Callable[[str], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training run leaves behind."""
+
+    path: Path
+    card: model_file.Card
+    history: tuple[Epoch, ...]
+
+
+def train(
+    recipe: Recipe,
+    text: str,
+    dataset: Dataset,
+    out: Path,
+    init: str | None = None,
+    resume: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a recipe's network; the best epoch on val is kept.
+
+    Args:
+        recipe: What to train.
+        text: The recipe as written; goes into the model file.
+        dataset: With the splits train and val.
+        out: Folder for ``model.h5``, ``history.json``, ``curve.svg`` and, until the end, ``checkpoint/``.
+        init: ``imagenet``, or a file with weights to start from.
+        resume: Go on with the run that was killed in ``out``.
+        cache: Folder for resized pictures; without one they are held in memory.
+        progress: Whom to tell.
+
+    Returns:
+        Where the model lies and how training went.
+
+    Raises:
+        DataError: If a split is missing or a picture is broken.
+        ModelError: If the network cannot be built or started, or ``out`` holds another run.
+    """
+    progress = progress or Progress()
+    head = head_for(dataset.labels, recipe.head)
+    if len(head.labels) < 2:
+        raise ModelError(
+            f"Training needs at least two labels; the data has {len(head.labels)}: {', '.join(head.labels)}.",
+            fix="Add a folder of pictures that show something else.",
+        )
+    checkpoint = out / "checkpoint"
+    state = _start_state(out, RunState(text, dataset.digest(), init or ""), resume)
+    progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
+    training = read_split(dataset, "train", recipe.input, head, cache)
+    validation = read_split(dataset, "val", recipe.input, head, cache)
+    # The best epoch's weights do not depend on the run before it being in this process.
+    keras.utils.set_random_seed(recipe.train.seed)
+    model = build(recipe.model, recipe.input, [head])
+    if init and not state.history:
+        sample = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
+        progress.on_note(str(initialise(model, init, training.codes[np.sort(sample)])))
+    optimizer = make_optimizer(recipe.train, len(training.codes))
+    freeze(model, recipe.train)
+    compile_for(model, head, optimizer, recipe.train)
+    tracker = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    optimizer.build(model.trainable_variables)
+    if state.history:
+        tracker.read(str(checkpoint / state.weights)).assert_existing_objects_matched()
+    for number in range(state.next_epoch, recipe.train.epochs + 1):
+        if number == 0:
+            if not recipe.train.head_epochs:
+                continue
+            row = train_head(model, head, training, validation, recipe)
+        else:
+            row = train_epoch(model, head, training, validation, recipe, number, progress)
+        state = _keep(checkpoint, tracker, model, state, row)
+        progress.on_epoch(row)
+    if not state.history:
+        raise ModelError(
+            "The recipe trains nothing: epochs and head_epochs are both 0.",
+            fix="Set train.epochs to at least 1.",
+        )
+    model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
+    best = next(e for e in state.history if e.number == state.best)
+    card = model_file.Card(
+        text, (head,), state.data_sha256, sum(e.seconds for e in state.history), best.number, best.val_top1
+    )
+    model_file.save(model, out / "model.h5", card)
+    (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
+    draw_curve(state.history, out / "curve.svg")
+    shutil.rmtree(checkpoint)
+    return Trained(out / "model.h5", card, state.history)
+
+
+def read_split(dataset: Dataset, split: str, spec: InputSpec, head: Head, cache: Path | None = None) -> Split:
+    """Read one split as the model eats it."""
+    pictures = dataset.split(split)
+    return Split(codes_of(pictures, spec, cache), labels_of(pictures, head.labels))
+
+
+def targets_of(labels: Labels, head: Head) -> NDArray[np.float32]:
+    """Give the numbers that the last layer should give: shape (count, neurons).
+
+    Example:
+        >>> targets_of(np.array([1, 0]), Head("fire", "sigmoid", ("no", "yes"))).tolist()
+        [[1.0], [0.0]]
+    """
+    if head.is_binary:
+        return labels[:, None].astype(np.float32)
+    return np.eye(len(head.labels), dtype=np.float32)[labels]
+
+
+def loss_for(head: Head, smoothing: float) -> Any:
+    """Cross entropy, for one sigmoid neuron or a softmax."""
+    kind = keras.losses.BinaryCrossentropy if head.kind == "sigmoid" else keras.losses.CategoricalCrossentropy
+    return kind(label_smoothing=smoothing)
+
+
+def make_optimizer(spec: TrainSpec, picture_count: int) -> Any:
+    """Make the optimizer with its half cosine, after a linear warm-up.
+
+    Source: I. Loshchilov, F. Hutter, "SGDR", ICLR 2017 (without restarts); decoupled weight decay by the
+    same authors, ICLR 2019, kernels only.
+    """
+    steps = -(-picture_count // spec.batch_size)
+    warmup_steps = int(spec.warmup_epochs * steps)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup_steps else spec.learning_rate,
+        decay_steps=max(1, spec.epochs * steps - warmup_steps),
+        warmup_target=spec.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )
+    if spec.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            rate, momentum=0.9, nesterov=True, weight_decay=spec.weight_decay or None
+        )
+    else:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=spec.weight_decay)
+    if spec.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def freeze(model: Any, spec: TrainSpec) -> None:
+    """Keep what the recipe wants kept: batch norm of a pretrained trunk runs on its old statistics."""
+    if spec.freeze == "batch_norm":
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+
+
+def compile_for(model: Any, head: Head, optimizer: Any, spec: TrainSpec) -> None:
+    """Tie the model to its loss."""
+    model.compile(optimizer, loss=loss_for(head, spec.label_smoothing))
+
+
+def train_head(model: Any, head: Head, training: Split, validation: Split, recipe: Recipe) -> Epoch:
+    """Fit the last layer on the features of the trunk, which are computed once.
+
+    Fine-tuning a pretrained trunk under a random head destroys it in the first steps; and where only
+    the head is trained, thirty passes over the features cost less than one over the pictures.
+
+    Returns:
+        A row of history with number 0.
+    """
+    began = time.monotonic()
+    trunk = features_of(model)
+    logits = model.get_layer(f"{head.name}_logits")
+    codes = [training.codes, training.codes[:, :, ::-1]] if recipe.augment.flip else [training.codes]
+    features = np.concatenate([predict(trunk, part) for part in codes])
+    targets = np.tile(targets_of(training.labels, head), (len(codes), 1))
+    entry = keras.Input(features.shape[1:])
+    dense = keras.layers.Dense(head.neuron_count)
+    activation = "sigmoid" if head.kind == "sigmoid" else "softmax"
+    small = keras.Model(entry, keras.layers.Activation(activation)(dense(entry)))
+    steps = recipe.train.head_epochs * -(-len(features) // 256)
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    small.compile(
+        keras.optimizers.AdamW(rate, weight_decay=1e-2), loss=loss_for(head, recipe.train.label_smoothing)
+    )
+    keras.utils.set_random_seed(recipe.train.seed)
+    fit = small.fit(
+        features, targets, batch_size=256, epochs=recipe.train.head_epochs, verbose=0,
+        class_weight=class_weights(training.labels, head, recipe.train),
+    )  # fmt: skip
+    logits.set_weights(dense.get_weights())
+    val_loss, val_top1 = evaluate(model, head, validation)
+    return Epoch(0, float(fit.history["loss"][-1]), val_loss, val_top1, time.monotonic() - began, 0.0)
+
+
+def train_epoch(
+    model: Any,
+    head: Head,
+    training: Split,
+    validation: Split,
+    recipe: Recipe,
+    number: int,
+    progress: Progress,
+) -> Epoch:
+    """Train one epoch and measure it on val."""
+    began = time.monotonic()
+    spec = recipe.train
+    reset_randomness(model, spec.seed, number)
+    batches = training_batches(
+        training.codes, targets_of(training.labels, head), spec.batch_size, recipe.augment, spec.seed, number
+    )
+    meter = WaitMeter(batches)
+    total = -(-len(training.codes) // spec.batch_size)
+    weights = class_weights(training.labels, head, spec)
+    loss_sum, picture_count = 0.0, 0
+    for position, (pictures, targets) in enumerate(meter):
+        loss = model.train_on_batch(pictures, targets, class_weight=weights)
+        if not np.isfinite(loss):
+            raise ModelError(
+                f"Training diverged: the loss became {loss} in epoch {number}.",
+                fix="Lower train.learning_rate, or set train.warmup_epochs = 1.",
+            )
+        loss_sum += float(loss) * len(pictures)
+        picture_count += len(pictures)
+        progress.on_step(number, spec.epochs, position + 1, total, loss_sum / picture_count)
+    val_loss, val_top1 = evaluate(model, head, validation)
+    seconds = time.monotonic() - began
+    return Epoch(number, loss_sum / picture_count, val_loss, val_top1, seconds, meter.waiting_share)
+
+
+def reset_randomness(model: Any, seed: int, epoch: int) -> None:
+    """Let dropout in this epoch depend on nothing but the seed and the epoch."""
+    for layer in model._flatten_layers():
+        generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
+        if generator is not None:
+            generator.reset_from_seed(seed * 1_000_003 + epoch)
+
+
+def class_weights(labels: Labels, head: Head, spec: TrainSpec) -> dict[int, float] | None:
+    """Weigh classes by the inverse of their count, with a mean of 1 over the pictures."""
+    if spec.class_weights == "none":
+        return None
+    counts = np.bincount(labels, minlength=len(head.labels))
+    return {i: len(labels) / (len(counts) * max(1, int(n))) for i, n in enumerate(counts)}
+
+
+def predict(model: Any, codes: Codes, batch_size: int = 128) -> NDArray[np.float32]:
+    """Run a Keras model on raw codes, in order: shape (count, ...)."""
+    starts = range(0, len(codes), batch_size)
+    run = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    return np.concatenate([run(codes[i : i + batch_size].astype(np.float32)).numpy() for i in starts])
+
+
+def evaluate(model: Any, head: Head, split: Split) -> tuple[float, float]:
+    """Give the loss and the share of pictures whose label is right."""
+    scores = predict(model, split.codes)
+    loss = float(loss_for(head, 0.0)(targets_of(split.labels, head), scores))
+    return loss, float(np.mean(decisions(scores, head) == split.labels))
+
+
+def decisions(scores: NDArray[np.float32], head: Head) -> Labels:
+    """Decide for a label: the largest score, or the side of one half."""
+    if head.is_binary:
+        return (scores[:, 0] >= 0.5).astype(np.int64)
+    return np.argmax(scores, axis=-1)
+
+
+def _start_state(out: Path, fresh: RunState, resume: bool) -> RunState:
+    """Find the run to go on with, or make room for a new one."""
+    file = out / "checkpoint" / "state.json"
+    if not resume:
+        if file.exists():
+            raise ModelError(
+                f"'{out}' holds a run that was not finished.",
+                fix="Go on with it by --resume, or choose another --out, or remove that folder.",
+            )
+        return fresh
+    if not file.exists():
+        return fresh
+    state = msgspec.json.decode(file.read_bytes(), type=RunState)
+    if (state.recipe, state.data_sha256, state.init) != (fresh.recipe, fresh.data_sha256, fresh.init):
+        raise ModelError(
+            f"The run in '{out}' was started with another recipe, other data or another --init.",
+            fix="Give the same ones, or choose another --out.",
+        )
+    return state
+
+
+def _keep(checkpoint: Path, tracker: Any, model: Any, state: RunState, row: Epoch) -> RunState:
+    """Put everything on disk; the state file comes last and names the rest, so a kill leaves no mixture."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    weights = f"epoch-{row.number:04d}"
+    tracker.write(str(checkpoint / weights))
+    tops = {e.number: e.val_top1 for e in (*state.history, row)}
+    # Ties go to the later epoch, which has seen the lower learning rate.
+    best = max(tops, key=lambda number: (tops[number], number))
+    if best == row.number:
+        model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
+    new = replace(state, history=(*state.history, row), best=best, weights=weights)
+    half = checkpoint / "state.half"
+    half.write_bytes(msgspec.json.encode(new))
+    half.replace(checkpoint / "state.json")
+    for file in _obsolete(checkpoint, new):
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return new
+
+
+def _obsolete(checkpoint: Path, state: RunState) -> Iterator[Path]:
+    for file in checkpoint.iterdir():
+        kept = (f"{state.weights}.", f"best-{state.best:04d}.", "state.json")
+        if not file.name.startswith(kept):
+            yield file
+
+
+def draw_curve(history: tuple[Epoch, ...], path: Path) -> None:
+    """Draw loss and accuracy over the epochs as an SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    numbers = [e.number for e in history]
+    left.plot(numbers, [e.loss for e in history], marker=".", label="train, augmented")
+    left.plot(numbers, [e.val_loss for e in history], marker=".", label="val")
+    left.set(xlabel="epoch", ylabel="cross entropy")
+    left.legend(frameon=False)
+    right.plot(numbers, [100 * e.val_top1 for e in history], marker=".", color="tab:orange")
+    right.set(xlabel="epoch", ylabel="val accuracy (%)")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,77 @@
+"""Recipes: read, refused with the nearest key, and changed without lying."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgecnn.errors import RecipeError
+from edgecnn.workstation import recipe as recipes
+
+SMALL = """
+name = "small"
+[input]
+height_px = 8
+width_px = 8
+[model]
+topology = "lenet"
+[train]
+epochs = 3
+seed = 5
+"""
+
+
+@pytest.mark.parametrize("name", recipes.built_in())
+def test_every_recipe_that_ships_is_valid(name: str) -> None:
+    recipe, _ = recipes.load(name)
+
+    assert recipe.name == name
+
+
+@pytest.mark.parametrize(
+    ("broken", "fix"),
+    [
+        (SMALL.replace("epochs", "epoch"), "Did you mean 'train.epochs'?"),
+        (SMALL.replace("name =", "nam ="), "Did you mean 'name'?"),
+        (SMALL + "[augmnt]\nflip = true", "Did you mean 'augment'?"),
+        (
+            SMALL.replace('"lenet"', '"layers"\n[[model.layers]]\nkind = "conv"\nfilter = 3'),
+            "layers[0].filters'?",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_valid_one(broken: str, fix: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(broken)
+
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "name = ",
+        SMALL.replace('"lenet"', '"lanet"'),
+        SMALL.replace("epochs = 3", 'epochs = "three"'),
+        SMALL.replace("height_px = 8", "height_px = 0"),
+        SMALL.replace("epochs = 3", "epochs = -1"),
+        SMALL.replace('"lenet"', '"lenet"\ndropout = 1.5'),
+        SMALL.replace('"lenet"', '"layers"'),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(broken: str) -> None:
+    with pytest.raises(RecipeError):
+        recipes.parse(broken)
+
+
+def test_changing_the_epochs_changes_the_text_that_the_model_file_will_carry() -> None:
+    recipe, text = recipes.with_epochs(recipes.parse(SMALL), SMALL, 9)
+
+    assert recipes.parse(text) == recipe
+    assert (recipe.train.epochs, recipe.train.seed) == (9, 5)
+
+
+def test_a_recipe_that_does_not_exist_is_refused_with_the_names_of_those_that_do() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.load("scnes")
+
+    assert "scenes" in caught.value.fix
