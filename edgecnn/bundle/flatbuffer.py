@@ -358,7 +358,7 @@ def _options(op: str, table: Table, owner: str) -> dict[str, Option]:
 
 def _option(table: Table, slot: int, kind: str, default: float) -> Option:
     if kind in ENUMS:
-        number = table.scalar(slot, "i8", default)
+        number: int = table.scalar(slot, "i8", default)
         if not 0 <= number < len(ENUMS[kind]):
             raise damaged(f"an operator has the unknown {kind} {number}")
         return ENUMS[kind][number]

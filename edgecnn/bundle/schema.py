@@ -55,7 +55,7 @@ TYPE_BITS: Final = {
 }  # fmt: skip
 """Bits of one element; the types without a fixed size are left out."""
 
-ENUMS: Final = {
+ENUMS: Final[dict[str, tuple[str, ...]]] = {
     "padding": ("SAME", "VALID"),
     "activation": ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT"),
     "mirror": ("REFLECT", "SYMMETRIC"),
