@@ -1,0 +1,301 @@
+"""How often a model is right, how sure that figure is, and where two models part ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.prediction import Head
+
+Decisions = NDArray[np.bool_]
+"""Shape (picture_count, label_count): which labels were decided for, or hold, in each picture."""
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAccuracy:
+    """How one label fares; ``None`` where nothing was there to divide by.
+
+    Attributes:
+        precision: Share of the pictures decided for this label that show it.
+        recall: Share of the pictures that show this label that were decided for it.
+        count: Pictures that show it.
+        decided_count: Pictures decided for it.
+    """
+
+    precision: float | None
+    recall: float | None
+    count: int
+    decided_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAccuracy:
+    """How often one head is right.
+
+    Attributes:
+        top1: Share of the pictures whose decision is exactly the truth.
+        low: Lower end of the 95 % Wilson interval.
+        high: Upper end of it.
+        count: Pictures.
+        correct_count: Pictures decided right.
+        auc: Area under the ROC curve of the second of two labels; else ``None``.
+        per_label: By label.
+        confusion: ``confusion[truth][decided]`` counts pictures, in the order of ``per_label``;
+            ``None`` where a picture may have several labels or none.
+    """
+
+    top1: float
+    low: float
+    high: float
+    count: int
+    correct_count: int
+    auc: float | None
+    per_label: dict[str, LabelAccuracy]
+    confusion: list[list[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What is lost from one model to another on the same pictures, in percentage points.
+
+    Attributes:
+        drop_pp: Accuracy of the first model less that of the second.
+        low_pp: Lower end of the 95 % interval.
+        high_pp: Upper end of it.
+        only_first_count: Pictures that only the first model gets right.
+        only_second_count: Pictures that only the second model gets right.
+        mcnemar_p: How often chance alone would part the two models so far, if they were equally good.
+    """
+
+    drop_pp: float
+    low_pp: float
+    high_pp: float
+    only_first_count: int
+    only_second_count: int
+    mcnemar_p: float
+
+
+def wilson(correct_count: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion; ``(0, 1)`` when nothing was tried.
+
+    Source:
+        E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
+
+    Example:
+        >>> low, high = wilson(90, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.826, 0.945)
+    """
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = correct_count / count, z * z / count
+    centre = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
+    # At the ends the formula gives exactly 0 and 1; floating point misses them by a hair.
+    low = 0.0 if correct_count == 0 else max(0.0, centre - half)
+    high = 1.0 if correct_count == count else min(1.0, centre + half)
+    return low, high
+
+
+def is_exclusive(head: Head) -> bool:
+    """Whether exactly one label of the head holds in every picture."""
+    return head.kind == "softmax" or head.is_binary
+
+
+def decide(scores: NDArray[np.float32], head: Head, thresholds: Mapping[str, float]) -> Decisions:
+    """Turn scores into decisions, as the device does.
+
+    Args:
+        scores: Shape (picture_count, label_count), in the order of the head's labels.
+        head: A softmax decides for its highest label. One sigmoid neuron decides for its second
+            label from the threshold on, else for the first. Several sigmoids each decide alone.
+        thresholds: By label; 0.5 where absent.
+
+    Returns:
+        Shape (picture_count, label_count).
+
+    Example:
+        >>> fire = Head("fire", "sigmoid", ("no_fire", "fire"))
+        >>> decide(np.float32([[0.4, 0.6]]), fire, {"fire": 0.7}).tolist()
+        [[True, False]]
+    """
+    if head.kind == "softmax":
+        return one_hot(scores.argmax(axis=1), len(head.labels))
+    limits = np.array([thresholds.get(label, 0.5) for label in head.labels], np.float32)
+    if head.is_binary:
+        return one_hot((scores[:, 1] >= limits[1]).astype(np.intp), 2)
+    return np.asarray(scores >= limits)
+
+
+def one_hot(columns: NDArray[np.intp], label_count: int) -> Decisions:
+    """Mark one label in each row.
+
+    Example:
+        >>> one_hot(np.array([1, 0]), 2).tolist()
+        [[False, True], [True, False]]
+    """
+    return np.asarray(columns[:, None] == np.arange(label_count)[None, :])
+
+
+def truth(labels: Sequence[str], head: Head) -> Decisions:
+    """Say which labels of a head hold in each picture.
+
+    Args:
+        labels: One a picture, from its folder. A label that the head does not know marks none, which
+            only a head of several sigmoids can be tested on.
+        head: The head.
+
+    Returns:
+        Shape (picture_count, label_count).
+    """
+    return np.asarray(np.array(labels, dtype=str)[:, None] == np.array(head.labels, dtype=str)[None, :])
+
+
+def is_right(decided: Decisions, holds: Decisions) -> NDArray[np.bool_]:
+    """Say for each picture whether all its labels were decided right; shape (picture_count,)."""
+    return np.asarray((decided == holds).all(axis=1))
+
+
+def head_accuracy(
+    scores: NDArray[np.float32], holds: Decisions, head: Head, thresholds: Mapping[str, float]
+) -> HeadAccuracy:
+    """Measure one head on pictures of which the truth is known.
+
+    Args:
+        scores: Shape (picture_count, label_count).
+        holds: The truth, of the same shape.
+        head: What the scores belong to.
+        thresholds: By label; 0.5 where absent.
+
+    Returns:
+        Everything that the report says about it.
+
+    Example:
+        >>> animal = Head("animal", "softmax", ("cat", "dog", "eel"))
+        >>> scores = np.float32([[0.9, 0.1, 0], [0.6, 0.4, 0]])
+        >>> measured = head_accuracy(scores, truth(["cat", "dog"], animal), animal, {})
+        >>> measured.top1, measured.per_label["cat"].precision, measured.per_label["eel"].recall
+        (0.5, 0.5, None)
+    """
+    decided = decide(scores, head, thresholds)
+    count, correct_count = len(holds), int(is_right(decided, holds).sum())
+    low, high = wilson(correct_count, count)
+    return HeadAccuracy(
+        top1=correct_count / count if count else 0.0,
+        low=low,
+        high=high,
+        count=count,
+        correct_count=correct_count,
+        auc=auc(scores[:, 1], holds[:, 1]) if is_exclusive(head) and len(head.labels) == 2 else None,
+        per_label=_per_label(decided, holds, head.labels),
+        confusion=confusion(decided, holds).tolist() if is_exclusive(head) else None,
+    )
+
+
+def _per_label(decided: Decisions, holds: Decisions, labels: Sequence[str]) -> dict[str, LabelAccuracy]:
+    hits = (decided & holds).sum(axis=0)
+    columns = zip(labels, hits.tolist(), holds.sum(axis=0).tolist(), decided.sum(axis=0).tolist(), strict=True)
+    return {
+        label: LabelAccuracy(
+            precision=hit / decided_count if decided_count else None,
+            recall=hit / count if count else None,
+            count=count,
+            decided_count=decided_count,
+        )
+        for label, hit, count, decided_count in columns
+    }
+
+
+def confusion(decided: Decisions, holds: Decisions) -> NDArray[np.int64]:
+    """Count pictures by truth (row) and decision (column).
+
+    Example:
+        >>> confusion(one_hot(np.array([0, 0]), 2), one_hot(np.array([0, 1]), 2)).tolist()
+        [[1, 0], [1, 0]]
+    """
+    return holds.T.astype(np.int64) @ decided.astype(np.int64)
+
+
+def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float | None:
+    """Return the area under the ROC curve; ``None`` where all pictures are of one kind.
+
+    Source:
+        The Mann-Whitney statistic over ranks, ties at their mean rank: J. A. Hanley and B. J. McNeil,
+        Radiology 143 (1982) 29-36.
+
+    Example:
+        >>> auc(np.float32([0.1, 0.4, 0.4, 0.9]), np.array([False, False, True, True]))
+        0.875
+    """
+    positive_count = int(positive.sum())
+    negative_count = len(positive) - positive_count
+    if not positive_count or not negative_count:
+        return None
+    _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
+    last_rank = np.cumsum(size)
+    mean_rank = last_rank - (size - 1) / 2
+    rank_sum = float(mean_rank[group][positive].sum())
+    return (rank_sum - positive_count * (positive_count + 1) / 2) / (positive_count * negative_count)
+
+
+def accuracy_drop(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], seed: int = 1, resamples: int = RESAMPLES
+) -> Drop:
+    """Compare two models on the same pictures.
+
+    The interval is the paired percentile bootstrap. A resample of pictures changes the drop only
+    through how many it draws of the four kinds (both right, only one, only the other, neither), and
+    those counts are multinomial: drawing the counts is the same experiment, thousands of times faster.
+    Where the models never part ways, the bootstrap cannot see beyond these pictures and gives (0, 0).
+
+    Args:
+        first: Shape (picture_count,): where the first model is right.
+        second: The same of the second model.
+        seed: Of the resampling.
+        resamples: How many.
+
+    Returns:
+        The drop from the first to the second model.
+
+    Source:
+        B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+
+    Example:
+        >>> accuracy_drop(np.array([True] * 4), np.array([True] * 3 + [False])).drop_pp
+        25.0
+    """
+    count = len(first)
+    kinds = np.array([first & second, first & ~second, ~first & second, ~first & ~second]).sum(axis=1)
+    only_first, only_second = int(kinds[1]), int(kinds[2])
+    if count == 0:
+        return Drop(0.0, -100.0, 100.0, 0, 0, 1.0)
+    drawn = np.random.default_rng(seed).multinomial(count, kinds / count, size=resamples)
+    low, high = np.percentile(100.0 * (drawn[:, 1] - drawn[:, 2]) / count, [2.5, 97.5])
+    drop_pp = 100.0 * (only_first - only_second) / count
+    return Drop(drop_pp, float(low), float(high), only_first, only_second, mcnemar_p(only_first, only_second))
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Source:
+        Q. McNemar, Psychometrika 12 (1947) 153-157, with the binomial in place of its approximation.
+
+    Example:
+        >>> mcnemar_p(1, 5)
+        0.21875
+    """
+    count = only_first + only_second
+    term = total = 1  # C(count, 0), then the sum of C(count, i) up to the smaller side
+    for index in range(1, min(only_first, only_second) + 1):
+        term = term * (count - index + 1) // index
+        total += term
+    return float(min(1.0, 2 * total / 2**count)) if count else 1.0

@@ -1,0 +1,248 @@
+"""Charts as SVG that stands inside a page and takes its colours from it, in light and in dark."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+if TYPE_CHECKING:
+    from edgecnn.measure.report import ModelReport
+
+# matplotlib knows no CSS: each of these colours is drawn, then replaced by the variable of the page.
+INK, MUTED, GRID, ON_ACCENT = "#010101", "#020202", "#030303", "#040404"
+SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04")
+SHADES = ("#0b0b01", "#0b0b02", "#0b0b03")
+VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--line",
+    ON_ACCENT: "--on-accent",
+    **{colour: f"--series-{index}" for index, colour in enumerate(SERIES)},
+    **{colour: f"--shade-{index}" for index, colour in enumerate(SHADES)},
+}
+
+WIDTH_INCH = 5.0  # 360 pt: one chart fills a phone's width at its natural size
+CONFUSION_LABELS = 25
+"""With more labels than this, cells of a heatmap are too small to read on any screen."""
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib; the page sets its own family
+    "font.size": 10,
+    "text.parse_math": False,  # a label may hold a dollar sign
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+def draw(models: Sequence[ModelReport]) -> list[tuple[str, str, str]]:
+    """Draw every chart that the figures allow.
+
+    Args:
+        models: The model under test first; it gets the accent.
+
+    Returns:
+        Title, SVG and caption of each chart.
+    """
+    drawn = [(f"Accuracy{_of(head, models)}", accuracy(models, head), _ACCURACY) for head in _heads(models)]
+    if any(model.latency for model in models):
+        drawn.append(("Latency", latency(models), _LATENCY))
+        drawn.append(("Where the time goes", stages(models), _STAGES))
+    return drawn
+
+
+def draw_confusions(model: ModelReport) -> list[tuple[str, str]]:
+    """Draw the confusion of each head that has one; head and SVG."""
+    return [
+        (head, confusion(list(found.per_label), found.confusion))
+        for head, found in model.accuracy.items()
+        if found.confusion and len(found.confusion) <= CONFUSION_LABELS
+    ]
+
+
+_ACCURACY = "Share of pictures decided right, with the 95 % Wilson interval."
+_LATENCY = (
+    "Share of calls that took at most so long, pixels to scores; the dots are p50, p90 and p99. "
+    "The models' calls took turns on the same frames."
+)
+_STAGES = "Median of each stage of a call."
+
+
+def _heads(models: Sequence[ModelReport]) -> list[str]:
+    return list(dict.fromkeys(head for model in models for head in model.accuracy))
+
+
+def _of(head: str, models: Sequence[ModelReport]) -> str:
+    return f" of head '{head}'" if len(_heads(models)) > 1 else ""
+
+
+def accuracy(models: Sequence[ModelReport], head: str) -> str:
+    """Draw the accuracy of one head with its interval, a row for each model."""
+    rows = [(index, m) for index, m in enumerate(models) if head in m.accuracy]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(0.75 + 0.52 * len(rows))
+        for place, (index, model) in enumerate(rows):
+            found, colour = model.accuracy[head], SERIES[index % len(SERIES)]
+            axes.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=5, alpha=0.35)
+            axes.plot([100 * found.top1], [place], "o", color=colour, markersize=8)
+            axes.annotate(
+                f"{100 * found.top1:.1f} %", (100 * found.top1, place), (0, 9), textcoords="offset points", ha="center"
+            )
+        _name_rows(axes, [model.name for _, model in rows])
+        axes.margins(x=0.12)
+        axes.set_xlabel("% of pictures decided right")
+        axes.grid(axis="x")
+        return _svg(figure, f"Accuracy of {', '.join(m.name for _, m in rows)}")
+
+
+def latency(models: Sequence[ModelReport]) -> str:
+    """Draw how the calls of each model are distributed."""
+    timed = [(index, m, m.latency) for index, m in enumerate(models) if m.latency]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(2.9)
+        for index, model, found in timed:
+            colour = SERIES[index % len(SERIES)]
+            axes.plot(found.percentiles_ms, range(101), color=colour, label=model.name)
+            marks = [found.p50_ms, found.p90_ms, found.p99_ms]
+            axes.plot(marks, [50, 90, 99], "o", color=colour, markersize=5.5)
+            axes.annotate(
+                f"{found.p50_ms:.3g} ms", (found.p50_ms, 50), (7, -4), textcoords="offset points", color=INK
+            )
+        # The slowest call of hundreds is often the machine's, not the model's: it would flatten the rest.
+        fastest = min(found.percentiles_ms[0] for _, _, found in timed)
+        slowest = max(found.p99_ms for _, _, found in timed)
+        axes.set_xlim(max(0.0, fastest - 0.12 * (slowest - fastest)), slowest + 0.14 * (slowest - fastest) + 1e-6)
+        axes.set_ylim(0, 103)
+        axes.set_yticks([0, 50, 90, 99], ["0", "50", "90", "99"])
+        axes.set_xlabel("milliseconds, pixels to scores")
+        axes.set_ylabel("% of calls")
+        axes.grid(axis="both")
+        _legend(axes, len(timed))
+        return _svg(figure, f"Latency of {', '.join(m.name for _, m, _ in timed)}")
+
+
+def stages(models: Sequence[ModelReport]) -> str:
+    """Draw the median of resize, invoke and decode, a bar for each model."""
+    timed = [(m, m.latency) for m in models if m.latency]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(1.15 + 0.45 * len(timed))
+        for place, (_, found) in enumerate(timed):
+            left = 0.0
+            for (name, part), shade in zip(found.stages.items(), SHADES, strict=True):
+                label = name if place == 0 else "_"
+                axes.barh(place, part.p50_ms, 0.5, left, color=shade, label=label)
+                left += part.p50_ms
+            axes.annotate(f"{left:.3g} ms", (left, place), (5, 0), textcoords="offset points", va="center")
+        _name_rows(axes, [model.name for model, _ in timed])
+        axes.margins(x=0.16)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("milliseconds")
+        axes.grid(axis="x")
+        _legend(axes, 3)
+        return _svg(figure, f"Stages of {', '.join(m.name for m, _ in timed)}")
+
+
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Draw which label is taken for which: shade is the share of the row, the number counts pictures."""
+    side = len(labels)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_INCH, WIDTH_INCH), layout="constrained")
+        axes = figure.add_subplot()
+        font = 10 if side <= 6 else 8 if side <= 12 else 6
+        for row, line in enumerate(counts):
+            total = sum(line) or 1
+            for column, count in enumerate(line):
+                share = count / total
+                axes.add_patch(
+                    Rectangle((column, row), 0.96, 0.96, facecolor=SERIES[0], alpha=share, linewidth=0)
+                )
+                axes.text(
+                    column + 0.48, row + 0.48, f"{count:,}", ha="center", va="center", fontsize=font,
+                    color=ON_ACCENT if share > 0.5 else INK if count else GRID,
+                )  # fmt: skip
+        axes.set_xlim(-0.02, side)
+        axes.set_ylim(side, -0.02)
+        axes.set_aspect("equal")
+        centres = [place + 0.48 for place in range(side)]
+        axes.set_xticks(centres, _short(labels), rotation=0 if side <= 3 else 45, ha="center" if side <= 3 else "right")
+        axes.set_yticks(centres, _short(labels))
+        axes.tick_params(labelsize=font + 1 if side > 6 else font)
+        axes.set_xlabel("decided")
+        axes.set_ylabel("true")
+        axes.spines["bottom"].set_visible(False)
+        return _svg(figure, "Confusion: true labels by decisions")
+
+
+def _short(labels: Sequence[str], length: int = 16) -> list[str]:
+    return [label if len(label) <= length else f"{label[: length - 1]}…" for label in labels]
+
+
+def _figure(height_inch: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH_INCH, height_inch), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), _short(names, 26))
+    axes.set_ylim(len(names) - 0.4, -0.65)
+    axes.tick_params(axis="y", labelcolor=INK)
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, 3), frameon=False, borderpad=0,
+        handlelength=1.2, columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Turn a figure into the ``<svg>`` element that stands in a page."""
+    text = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    # The ids of clips and marks come from the salt: the title keeps them apart within a page.
+    with mpl.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
+        # A label in a script that DejaVu lacks is only measured with it; the browser has the letters.
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+    element = text.getvalue()
+    element = element[element.index("<svg") :]
+    for colour, variable in VARIABLES.items():
+        element = element.replace(colour, f"var({variable})")
+    for pattern, replacement in _FOR_A_PAGE:
+        element = pattern.sub(replacement, element)
+    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1).strip()
+
+
+_FOR_A_PAGE = (
+    (re.compile(r"(?s)<style type=.*?</style>"), ""),  # a style inside a page's SVG reaches the whole page
+    (re.compile(r'<g id="[^"]*"'), "<g"),  # numbered anew in each chart, so not unique in a page
+    (re.compile(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"'), r"\1"),  # the page decides the size
+    (re.compile(r"'DejaVu Sans'(, [^;\"]*)?"), "inherit"),
+    (re.compile(r"font: ([\d.]+px) inherit"), r"font-size: \1"),
+)

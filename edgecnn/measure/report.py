@@ -1,0 +1,429 @@
+"""The report of a bench: values that become JSON, Markdown and one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import msgspec
+
+from edgecnn.bundle.manifest import Measured, Provenance
+from edgecnn.errors import DataError
+from edgecnn.measure.accuracy import HeadAccuracy, LabelAccuracy
+from edgecnn.measure.latency import Latency
+from edgecnn.measure.parity import Parity
+from edgecnn.runtime.host import Host
+
+THUMBNAIL_COUNT = 24
+"""So many flipped pictures are shown; a report stays a file that can be sent by mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What was measured of one model; ``None`` stands for "not measured".
+
+    Attributes:
+        name: Unique in the report.
+        file: Name of the file.
+        sha256: Of the file.
+        precision: For instance ``int8``.
+        input: As people write it: ``96 x 96 RGB``.
+        size_bytes: Of the file.
+        gzip_size_bytes: Of the file after gzip.
+        peak_memory_bytes: Of a fresh process that predicts with it, Python and libraries included.
+        memory_before_load_bytes: The part of it that was there before the model was loaded.
+        accuracy: By head; empty where no pictures were given.
+        latency: Pixels to scores.
+        measured: What the manifest promises.
+        provenance: Where the model comes from.
+        description: One sentence of the manifest.
+        licence: Of the model.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    precision: str
+    input: str
+    size_bytes: int
+    gzip_size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    memory_before_load_bytes: int | None = None
+    accuracy: dict[str, HeadAccuracy] = field(default_factory=dict)
+    latency: Latency | None = None
+    measured: tuple[Measured, ...] = ()
+    provenance: Provenance | None = None
+    description: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A picture on which two models decide differently.
+
+    Attributes:
+        picture: Path within the data.
+        truth: Its label; empty where the head does not know it.
+        model_label: Decision of the model.
+        model_score: Score of that decision.
+        against_label: Decision of the model that it is compared with.
+        against_score: Score of that decision.
+    """
+
+    picture: str
+    truth: str
+    model_label: str
+    model_score: float
+    against_label: str
+    against_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One model held against another on one head; ``None`` stands for "not measured".
+
+    Attributes:
+        model: Name of the model under test.
+        against: Name of the model that it is compared with.
+        head: Which answer; ``None`` where only time was measured.
+        accuracy_drop_pp: Accuracy of ``against`` less that of ``model``, in percentage points.
+        drop_low_pp: Lower end of its 95 % interval.
+        drop_high_pp: Upper end of it.
+        mcnemar_p: How often chance alone would part two equally good models so far.
+        speedup_p50: p50 of ``against`` over p50 of ``model``: above 1, the model is faster.
+        speedup_pairwise: Median of the ratios of neighbouring calls.
+        speedup_low: Lower end of the 95 % interval of ``speedup_pairwise``.
+        speedup_high: Upper end of it.
+        flipped_count: Pictures on which they decide differently.
+        parity: How far their scores lie apart.
+        flipped: These pictures, the widest difference first.
+    """
+
+    model: str
+    against: str
+    head: str | None = None
+    accuracy_drop_pp: float | None = None
+    drop_low_pp: float | None = None
+    drop_high_pp: float | None = None
+    mcnemar_p: float | None = None
+    speedup_p50: float | None = None
+    speedup_pairwise: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    flipped_count: int | None = None
+    parity: Parity | None = None
+    flipped: tuple[Flip, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A picture that could not be read."""
+
+    picture: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """On which pictures the accuracy was measured.
+
+    Attributes:
+        name: Of the folder or archive.
+        split: For instance ``test``.
+        count: Pictures that were read.
+        per_label: Pictures of each label.
+        skipped: Pictures that could not be read.
+    """
+
+    name: str
+    split: str
+    count: int
+    per_label: dict[str, int]
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that one bench found.
+
+    Attributes:
+        verdict: The result in a sentence.
+        models: The model under test first.
+        comparison: The model under test against each other one, head by head.
+        host: The machine.
+        data: The pictures; ``None`` where there were none.
+        frames: What the latency was measured on, in words.
+        at_utc: When, as ISO 8601.
+        edgecnn: Version.
+    """
+
+    verdict: str
+    models: tuple[ModelReport, ...]
+    comparison: tuple[Comparison, ...]
+    host: Host
+    data: DataReport | None
+    frames: str
+    at_utc: str
+    edgecnn: str
+
+
+def verdict(
+    models: Sequence[ModelReport], comparison: Sequence[Comparison], data: DataReport | None = None
+) -> str:
+    """Say the result in words, with the interval that belongs to it.
+
+    Args:
+        models: The model under test first.
+        comparison: Its rows; the first one decides.
+        data: The pictures.
+
+    Returns:
+        One sentence or two.
+    """
+    if not comparison:
+        return _verdict_of_one(models[0], data)
+    row = comparison[0]
+    if row.accuracy_drop_pp is None and row.speedup_p50 is None:
+        return f"{row.model} and {row.against} differ in nothing that was measured."
+    told = [_speed(row)] if row.speedup_p50 is not None else []
+    told += [_drop(row, data)] if row.accuracy_drop_pp is not None else []
+    return f"{row.model} is {' and '.join(told)}."
+
+
+def _verdict_of_one(model: ModelReport, data: DataReport | None) -> str:
+    told = []
+    if model.accuracy:
+        head, found = next(iter(model.accuracy.items()))
+        told.append(
+            f"decides {percent(found.top1)} of {number(found.count)} pictures right "
+            f"(95 % interval {percent(found.low)} to {percent(found.high)}"
+            + (f", head '{head}')" if len(model.accuracy) > 1 else ")")
+        )
+    if model.latency:
+        told.append(f"takes {ms(model.latency.p50_ms)} from pixels to scores (p50)")
+    return f"{model.name} {' and '.join(told) or 'was not measured'}."
+
+
+def _speed(row: Comparison) -> str:
+    ratio, low, high = row.speedup_p50, row.speedup_low, row.speedup_high
+    assert ratio is not None  # the caller asks only where it was measured
+    if low is not None and high is not None and low <= 1 <= high:
+        return f"as fast as {row.against}"
+    return f"{times(ratio)} faster than {row.against}" if ratio > 1 else (
+        f"{times(1 / ratio)} slower than {row.against}"
+    )
+
+
+def _drop(row: Comparison, data: DataReport | None) -> str:
+    drop, low, high = row.accuracy_drop_pp, row.drop_low_pp, row.drop_high_pp
+    assert drop is not None and low is not None and high is not None  # measured together
+    against = "" if row.speedup_p50 is not None else f" than {row.against}"
+    if not row.flipped_count:
+        changed = f"none of {number(data.count)} decisions changed" if data else "no decision changed"
+        return f"equally accurate: {changed}"
+    sign = 1 if drop >= 0 else -1
+    low, high = sorted((sign * low, sign * high))
+    word = "less" if drop > 0 else "more"
+    amount = f"{abs(drop):.2f} pp {word} accurate{against}" if drop else f"0.00 pp less accurate{against}"
+    doubt = "; these pictures cannot tell it from no difference" if low <= 0 <= high else ""
+    of = f" of {number(data.count)}" if data else ""
+    verb = "decision" if row.flipped_count == 1 else "decisions"
+    return (
+        f"{amount} (95 % interval {signed(low)} to {signed(high)} pp{doubt}), "
+        f"{number(row.flipped_count)}{of} {verb} changed"
+    )
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share in percent.
+
+    Example:
+        >>> percent(0.9067), percent(None)
+        ('90.7 %', '–')
+    """
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Write a number with a true minus sign, and zero without any.
+
+    Example:
+        >>> signed(-0.104), signed(0.5), signed(-0.0001)
+        ('−0.10', '0.50', '0.00')
+    """
+    text = f"{abs(value):.{digits}f}"
+    return f"−{text}" if value < 0 and float(text) else text
+
+
+def gain(value: float) -> str:
+    """Write a change, with its sign.
+
+    Example:
+        >>> gain(0.25), gain(-0.25), gain(0.0)
+        ('+0.25', '−0.25', '0.00')
+    """
+    return f"+{signed(value)}" if value > 0 and float(f"{value:.2f}") else signed(value)
+
+
+def number(value: int) -> str:
+    """Write a count with separators.
+
+    Example:
+        >>> number(10000)
+        '10,000'
+    """
+    return f"{value:,}"
+
+
+def ms(value: float | None) -> str:
+    """Write milliseconds with three digits that mean something.
+
+    Example:
+        >>> ms(4.123), ms(0.22341), ms(181.7), ms(None)
+        ('4.12 ms', '0.223 ms', '182 ms', '–')
+    """
+    if value is None:
+        return "–"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f} ms"
+
+
+def times(ratio: float) -> str:
+    """Write a ratio.
+
+    Example:
+        >>> times(2.149), times(1.034)
+        ('2.15x', '1.03x')
+    """
+    return f"{ratio:.2f}x"
+
+
+def size(count: int | None) -> str:
+    """Write bytes in the unit that people use for files.
+
+    Example:
+        >>> size(96_304), size(3_577_648), size(None)
+        ('96.3 kB', '3.58 MB', '–')
+    """
+    if count is None:
+        return "–"
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
+
+
+def conditions(model: ModelReport, host: Host) -> str:
+    """Say under which conditions a latency was measured."""
+    found = model.latency
+    if found is None:
+        return "Latency was not measured."
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
+    return (
+        f"p50 {ms(found.p50_ms)}, p90 {ms(found.p90_ms)}, p99 {ms(found.p99_ms)} over "
+        f"{number(found.calls)} calls after {number(found.warmup_calls)} warm-up calls, {threads}, {host.cpu}"
+    )
+
+
+def to_json(report: Report) -> bytes:
+    """Write the report for machines."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def to_markdown(report: Report) -> str:
+    """Write the report for a terminal, a commit or a pull request."""
+    return _render("report.md.j2", report)
+
+
+def to_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> str:
+    """Write the report for people: one file, charts as SVG and pictures inside.
+
+    Args:
+        report: What was found.
+        thumbnails: JPEG bytes by picture, of the flipped pictures that are to be shown.
+
+    Returns:
+        HTML that loads nothing from anywhere.
+    """
+    from edgecnn.measure import charts  # matplotlib takes half a second, and the Markdown needs none
+
+    return _render(
+        "report.html.j2",
+        report,
+        charts=charts.draw(report.models),
+        confusions=[
+            (model.name, head, svg) for model in report.models for head, svg in charts.draw_confusions(model)
+        ],
+        thumbnails={name: base64.b64encode(jpeg).decode() for name, jpeg in (thumbnails or {}).items()},
+        thumbnail_count=THUMBNAIL_COUNT,
+    )
+
+
+def _render(template: str, report: Report, **more: object) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("edgecnn", "measure"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    helpers = (percent, signed, gain, number, ms, times, size, that_have, that_occur)
+    environment.filters.update({helper.__name__: helper for helper in helpers})
+    return environment.get_template(template).render(
+        report=report,
+        conditions=conditions,
+        heads=list(dict.fromkeys(head for model in report.models for head in model.accuracy)),
+        by_name={model.name: model for model in report.models},
+        positions={model.name: index for index, model in enumerate(report.models)},
+        host=msgspec.to_builtins(report.host),
+        **more,
+    )
+
+
+def that_have(models: Sequence[ModelReport], head: str) -> list[ModelReport]:
+    """Choose the models of which this head was measured."""
+    return [model for model in models if head in model.accuracy]
+
+
+def that_occur(per_label: Mapping[str, LabelAccuracy]) -> list[str]:
+    """Choose the labels that a picture shows or was taken for."""
+    return [label for label, found in per_label.items() if found.count or found.decided_count]
+
+
+def write(report: Report, folder: Path, thumbnails: Mapping[str, bytes] | None = None) -> Path:
+    """Write ``report.json``, ``report.md`` and ``report.html``, each whole or not at all.
+
+    Args:
+        report: What was found.
+        folder: Made where it is absent.
+        thumbnails: JPEG bytes by picture.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    texts = {
+        "report.json": to_json(report),
+        "report.md": to_markdown(report).encode(),
+        "report.html": to_html(report, thumbnails).encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Rendered first and moved into place last: a full disk leaves the report before untouched.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as beside:
+            for name, text in texts.items():
+                (Path(beside) / name).write_bytes(text)
+            for name in texts:
+                os.replace(Path(beside) / name, folder / name)
+    except OSError as error:
+        raise DataError(
+            f"The report cannot be written to '{folder}': {error.strerror or error}.",
+            fix="Choose another folder with --out, or make room there.",
+        ) from error
+    return folder / "report.html"
