@@ -58,7 +58,7 @@ def _move(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if is_flipped else 1.0, 1.0])
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    offset = centre + (shift_x, shift_y) - turn @ centre
+    offset = centre + np.array([shift_x, shift_y]) - turn @ centre
     # Mirrored borders: black corners would be a mark that no camera leaves.
     return np.asarray(
         cv2.warpAffine(

@@ -24,7 +24,7 @@ from edgecnn.workstation.data.images import (
     decode_picture,
     read_bytes,
 )
-from edgecnn.workstation.data.leakage import FINGERPRINT_LENGTH, fingerprint, groups_of, near_pairs
+from edgecnn.workstation.data.leakage import FINGERPRINT_LENGTH, fingerprint, near_duplicates
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -127,7 +127,9 @@ class Dataset:
         """Sum up what a model is trained on: SHA-256 of the sorted ``<sha256>  <path>`` lines of train."""
         pictures = self.split("train")
         digests = in_threads(Picture.sha256, pictures)
-        lines = sorted(f"{digest}  {picture.path}\n" for digest, picture in zip(digests, pictures))
+        lines = sorted(
+            f"{digest}  {picture.path}\n" for digest, picture in zip(digests, pictures, strict=True)
+        )
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -448,7 +450,7 @@ def split_by_group(pictures: Sequence[Picture], seed: int) -> tuple[Picture, ...
     """
     fingerprints, errors = fingerprints_of(pictures)
     refuse_broken(errors)
-    groups = groups_of(len(pictures), near_pairs(fingerprints))
+    groups = near_duplicates(fingerprints, in_threads(Picture.sha256, pictures))
     members: dict[int, list[int]] = defaultdict(list)
     for position, group in enumerate(groups.tolist()):
         members[group].append(position)
@@ -523,7 +525,7 @@ def _array_pictures(
     labels = [str(number) if names is None else str(names[number]) for number in numbers]
     return [
         Picture(f"x_{split}/{index:05d}", split, label, label, array)
-        for index, (label, array) in enumerate(zip(labels, pixels))
+        for index, (label, array) in enumerate(zip(labels, pixels, strict=True))
     ]
 
 

@@ -22,7 +22,11 @@ from edgecnn.core.frame import Pixels
 MAX_BITS = 8
 MIN_CORRELATION = 0.95
 
+SMALLEST_SIDE_PX = 32
+"""Smaller pictures, digits for instance, differ too little to be judged: only exact copies count there."""
+
 _HASH_SIDE, _HASH_INPUT, _THUMB_SIDE = 8, 32, 16
+_NO_STRUCTURE = 1.0  # the length of a thumbnail of one colour, give or take a byte
 _HASH_LENGTH = _HASH_SIDE * _HASH_SIDE
 FINGERPRINT_LENGTH = _HASH_LENGTH + _THUMB_SIDE * _THUMB_SIDE
 _BLOCK = 1024
@@ -41,7 +45,8 @@ def fingerprint(pixels_rgb: Pixels) -> Fingerprint:
         pixels_rgb: Shape (height, width, 3), uint8.
 
     Returns:
-        Shape (320,), float32.
+        Shape (320,), float32; NaN, which equals nothing, where the picture is of one colour or smaller
+        than ``SMALLEST_SIDE_PX``.
 
     Source:
         C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, 3.2.1:
@@ -49,7 +54,7 @@ def fingerprint(pixels_rgb: Pixels) -> Fingerprint:
         against their median.
 
     Example:
-        >>> fingerprint(np.zeros((9, 9, 3), np.uint8)).shape
+        >>> fingerprint(np.arange(32 * 32 * 3, dtype=np.uint16).reshape(32, 32, 3).astype(np.uint8)).shape
         (320,)
     """
     grey = cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2GRAY)
@@ -59,9 +64,9 @@ def fingerprint(pixels_rgb: Pixels) -> Fingerprint:
     thumb = cv2.resize(small, (_THUMB_SIDE, _THUMB_SIDE), interpolation=cv2.INTER_AREA)
     centred = thumb.astype(np.float32).ravel() - thumb.mean(dtype=np.float32)
     length = float(np.linalg.norm(centred))
-    # A picture of one colour has no structure to compare: all of them count as the same.
-    unit = centred / length if length > 1e-3 else np.full(centred.size, 1 / _THUMB_SIDE, np.float32)
-    return np.concatenate([signs, unit]).astype(np.float32)
+    if length < _NO_STRUCTURE or min(pixels_rgb.shape[:2]) < SMALLEST_SIDE_PX:
+        return np.full(FINGERPRINT_LENGTH, np.nan, np.float32)
+    return np.concatenate([signs, centred / length]).astype(np.float32)
 
 
 def near_pairs(fingerprints: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -77,7 +82,7 @@ def near_pairs(fingerprints: NDArray[np.float32]) -> NDArray[np.int64]:
         Shape (pair_count, 2): positions, the smaller first; sorted.
 
     Example:
-        >>> same = fingerprint(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+        >>> same = fingerprint(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8))
         >>> near_pairs(np.stack([same, -same, same])).tolist()
         [[0, 2]]
     """
@@ -119,19 +124,35 @@ def groups_of(count: int, pairs: Iterable[Sequence[int]] | NDArray[Any]) -> NDAr
     return np.array([root(node) for node in range(count)], np.int64)
 
 
-def near_duplicates(fingerprints: NDArray[np.float32]) -> list[list[int]]:
-    """Group nearly equal pictures.
+def exact_pairs(digests: Sequence[str]) -> NDArray[np.int64]:
+    """Pair each picture with the first one of the same digest.
 
     Returns:
-        Groups of two and more positions, each sorted.
+        Shape (pair_count, 2): positions, the smaller first.
 
     Example:
-        >>> one = fingerprint(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
-        >>> near_duplicates(np.stack([one, -one, one]))
-        [[0, 2]]
+        >>> exact_pairs(["a", "b", "a", "a"]).tolist()
+        [[0, 2], [0, 3]]
     """
-    groups = groups_of(len(fingerprints), near_pairs(fingerprints))
-    members: dict[int, list[int]] = {}
-    for position, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(position)
-    return [group for group in members.values() if len(group) > 1]
+    first: dict[str, int] = {}
+    pairs = [(first.setdefault(digest, at), at) for at, digest in enumerate(digests)]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+
+
+def near_duplicates(fingerprints: NDArray[np.float32], digests: Sequence[str]) -> NDArray[np.int64]:
+    """Group pictures that are equal or nearly so.
+
+    Args:
+        fingerprints: Shape (count, 320).
+        digests: Of the files' bytes.
+
+    Returns:
+        Shape (count,): for each picture the smallest position in its group.
+
+    Example:
+        >>> none = np.full((3, FINGERPRINT_LENGTH), np.nan, np.float32)
+        >>> near_duplicates(none, ["a", "b", "a"]).tolist()
+        [0, 1, 0]
+    """
+    pairs = np.concatenate([near_pairs(fingerprints), exact_pairs(digests)])
+    return groups_of(len(fingerprints), pairs)

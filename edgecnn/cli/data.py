@@ -1,0 +1,136 @@
+"""``edgecnn data``: list, fetch and check data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgecnn.workstation.data.check import Findings, Pair
+
+_SHOWN_AT_MOST = 20
+
+
+@click.group()
+def data() -> None:
+    """List, fetch and check data sets.
+
+    \b
+    Example:
+        edgecnn data check my_pictures/
+    """
+
+
+@data.command("list")
+def list_() -> None:
+    """List the public sets that ``fetch`` gets: content, size, licence, origin.
+
+    \b
+    Example:
+        edgecnn data list
+    """
+    from edgecnn.workstation.data.fetch import PUBLIC_SETS
+
+    for public in PUBLIC_SETS.values():
+        click.echo(f"{public.name}")
+        click.echo(f"  content   {public.content}")
+        click.echo(f"  size      {public.size}")
+        click.echo(f"  licence   {public.licence}")
+        click.echo(f"  fetched   by {public.how}")
+
+
+@data.command()
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Folder to put it in.",
+)
+def fetch(name: str, out: Path) -> None:
+    """Get the public set NAME: digits, cifar10, scenes or fire.
+
+    \b
+    Example:
+        edgecnn data fetch digits --out data/
+    """
+    from edgecnn.workstation.data import fetch as room
+
+    click.echo(f"Fetching {name} ...", err=True)
+    click.echo(room.fetch(name, out))
+
+
+@data.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
+def check(path: Path, as_json: bool) -> None:
+    """Look PATH over: counts, sizes, broken files, duplicates, leaks between splits.
+
+    Exits with 3 where near-duplicates cross splits, a picture is broken, a class is empty, or there is
+    one class only.
+
+    \b
+    Example:
+        edgecnn data check data/scenes.tar.xz --json
+    """
+    import msgspec
+
+    from edgecnn.errors import CheckFailed
+    from edgecnn.workstation.data.check import check_data
+
+    findings = check_data(path)
+    if as_json:
+        report = msgspec.to_builtins(findings) | {"is_sound": findings.is_sound}
+        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=1).decode())
+    else:
+        _print(findings)
+    if not findings.is_sound:
+        raise CheckFailed(
+            f"'{path}' is not sound: {', '.join(_faults(findings))}.",
+            fix="Remove or move the pictures that are named; '--json' lists all of them.",
+        )
+
+
+def _faults(findings: Findings) -> list[str]:
+    counted = {
+        "duplicates cross splits": len(findings.crossing),
+        "pictures are broken": len(findings.broken),
+        "class folders are empty": len(findings.empty),
+    }
+    faults = [f"{count:,} {what}" for what, count in counted.items() if count]
+    return faults or ["there is one class only"]
+
+
+def _print(findings: Findings) -> None:
+    for split, by_class in findings.counts.items():
+        total = sum(by_class.values())
+        balance = findings.imbalance[split]
+        click.echo(f"{split}: {total:,} pictures, largest class {balance:.2f} times the smallest")
+        for name, count in by_class.items():
+            click.echo(f"  {name:<24}{count:>9,}{count / total:>8.1%}")
+    if sizes := findings.sizes:
+        for side in ("width", "height"):
+            low, middle, high = (getattr(sizes, f"{side}_{what}_px") for what in ("min", "median", "max"))
+            click.echo(f"{side}: {low} to {high} px, median {middle}")
+    _print_some("broken", list(findings.broken.values()))
+    _print_some("empty class folders", list(findings.empty))
+    _print_some("not read (unknown format, or in no class folder)", list(findings.unread))
+    within = [pair for pair in findings.pairs if not pair.crosses_splits]
+    _print_some("duplicates within a split", [_line(pair) for pair in within])
+    _print_some("duplicates across splits", [_line(pair) for pair in findings.crossing])
+
+
+def _line(pair: Pair) -> str:
+    kind = "equal" if pair.is_exact else "nearly equal"
+    return f"{pair.first}  {pair.second}  {kind}{', under two labels' if pair.labels_differ else ''}"
+
+
+def _print_some(title: str, lines: list[str]) -> None:
+    click.echo(f"{title}: {len(lines) or 'none'}")
+    for line in lines[:_SHOWN_AT_MOST]:
+        click.echo(f"  {line}")
+    if len(lines) > _SHOWN_AT_MOST:
+        click.echo(f"  and {len(lines) - _SHOWN_AT_MOST:,} more")

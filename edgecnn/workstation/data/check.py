@@ -1,0 +1,163 @@
+"""Looks a data set over before anyone trains on it: what is there, what is broken, what leaks."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.errors import DataError
+from edgecnn.workstation.data.catalog import Listing, Picture, in_threads, list_pictures
+from edgecnn.workstation.data.leakage import exact_pairs, fingerprint, near_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures that are the same, or nearly.
+
+    Attributes:
+        first: Path of one.
+        second: Path of the other.
+        is_exact: Whether the files are equal byte by byte.
+        crosses_splits: Whether they lie in two splits, so that one may give the other away.
+        labels_differ: Whether one of the two labels must be wrong.
+    """
+
+    first: str
+    second: str
+    is_exact: bool
+    crosses_splits: bool
+    labels_differ: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of all pictures, each side by itself, in pixels."""
+
+    width_min_px: int
+    width_median_px: int
+    width_max_px: int
+    height_min_px: int
+    height_median_px: int
+    height_max_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a look at a data set found.
+
+    Attributes:
+        data: Its path, as given.
+        counts: Pictures by split and class, broken ones included.
+        imbalance: By split, the largest class over the smallest.
+        sizes: None where no picture could be read.
+        broken: What is wrong, by path.
+        empty: Class folders without a picture.
+        unread: Files that look like pictures and are not taken.
+        pairs: All exact and near duplicates.
+    """
+
+    data: str
+    counts: Mapping[str, Mapping[str, int]]
+    imbalance: Mapping[str, float]
+    sizes: Sizes | None
+    broken: Mapping[str, str]
+    empty: tuple[str, ...]
+    unread: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def crossing(self) -> tuple[Pair, ...]:
+        """The duplicates that cross splits."""
+        return tuple(pair for pair in self.pairs if pair.crosses_splits)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing leaks, nothing is broken, and there are classes to tell apart."""
+        classes = {name for split in self.counts.values() for name in split}
+        return not (self.crossing or self.broken or self.empty) and len(classes) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    digest: str
+    size: tuple[int, int]
+    fingerprint: NDArray[np.float32]
+
+
+def check_data(path: Path) -> Findings:
+    """Read every picture of a data set, and compare each with each.
+
+    Args:
+        path: What ``open_dataset`` takes.
+
+    Raises:
+        DataError: If there is no such data, or no picture in class folders.
+    """
+    listing = list_pictures(path)
+    looks = in_threads(_look, listing.pictures)
+    broken = {
+        picture.path: look.message
+        for picture, look in zip(listing.pictures, looks, strict=True)
+        if isinstance(look, DataError)
+    }
+    good = [
+        (picture, look)
+        for picture, look in zip(listing.pictures, looks, strict=True)
+        if isinstance(look, _Look)
+    ]
+    counts = _counts(listing)
+    return Findings(
+        str(path),
+        counts,
+        {split: max(by.values()) / min(by.values()) for split, by in counts.items()},
+        _sizes([look.size for _, look in good]),
+        broken,
+        listing.empty,
+        listing.unread,
+        _pairs([picture for picture, _ in good], [look for _, look in good]),
+    )
+
+
+def _look(picture: Picture) -> _Look | DataError:
+    try:
+        pixels = picture.read()
+        return _Look(picture.sha256(), pixels.shape[:2], fingerprint(pixels))
+    except DataError as error:
+        return error
+
+
+def _counts(listing: Listing) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for picture in listing.pictures:
+        counts[picture.split][picture.folder] += 1
+    return {split: dict(by_class) for split, by_class in counts.items()}
+
+
+def _sizes(sizes: Sequence[tuple[int, int]]) -> Sizes | None:
+    if not sizes:
+        return None
+    heights, widths = np.array(sizes).T
+    return Sizes(*(int(of(sides)) for sides in (widths, heights) for of in (np.min, np.median, np.max)))
+
+
+def _pairs(pictures: Sequence[Picture], looks: Sequence[_Look]) -> tuple[Pair, ...]:
+    if not looks:
+        return ()
+    exact = exact_pairs([look.digest for look in looks])
+    near = near_pairs(np.stack([look.fingerprint for look in looks]))
+    both = sorted({(int(a), int(b)) for a, b in np.concatenate([exact, near])})
+    return tuple(
+        Pair(
+            pictures[a].path,
+            pictures[b].path,
+            looks[a].digest == looks[b].digest,
+            pictures[a].split != pictures[b].split,
+            pictures[a].folder != pictures[b].folder,
+        )
+        for a, b in both
+    )
