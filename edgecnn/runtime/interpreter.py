@@ -1,0 +1,283 @@
+"""The one door to a TFLite interpreter, whichever package brings it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import os
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.bundle import flatbuffer
+from edgecnn.core.tensor import TensorSpec
+from edgecnn.errors import BundleError, MissingPackageError, RuntimeFault
+
+EDGETPU_OPERATOR: Final = "edgetpu-custom-op"
+"""What the Edge TPU compiler puts in the place of all that it mapped."""
+
+EDGETPU_LIBRARY: Final = "libedgetpu.so.1"
+
+PACKAGES: Final = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+    ("tensorflow", "tensorflow.lite"),
+)
+"""Packages with an interpreter, best first; the last weighs half a gigabyte."""
+
+_MAX_DEFAULT_THREADS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    name: str
+    module: ModuleType
+
+    @property
+    def label(self) -> str:
+        try:
+            return f"{self.name} {importlib.metadata.version(self.name)}"
+        except importlib.metadata.PackageNotFoundError:
+            return self.name
+
+
+class Interpreter:
+    """A model that is ready to be invoked.
+
+    Not for several threads at once: its tensors are written in place.
+
+    Attributes:
+        inputs: What it eats, in order.
+        outputs: What it gives, in order.
+        runtime: The package that computes, with its version.
+        threads: How many threads compute.
+        delegate: What else computes; None for the CPU alone.
+    """
+
+    def __init__(self, implementation: Any, runtime: str, threads: int, delegate: str | None) -> None:
+        self.runtime = runtime
+        self.threads = threads
+        self.delegate = delegate
+        inputs, outputs = implementation.get_input_details(), implementation.get_output_details()
+        self.inputs = tuple(_spec(detail) for detail in inputs)
+        self.outputs = tuple(_spec(detail) for detail in outputs)
+        self._views = [implementation.tensor(detail["index"]) for detail in inputs]
+        self._indices = [detail["index"] for detail in outputs]
+        self._invoke = implementation.invoke
+        self._get = implementation.get_tensor
+
+    def invoke(self, *codes: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Compute the outputs.
+
+        Args:
+            codes: One array per input, of its shape and type.
+
+        Returns:
+            One array per output; copies, which the next call leaves alone.
+
+        Raises:
+            BundleError: If an array has another shape or type than its input.
+            RuntimeFault: If the interpreter cannot compute them.
+        """
+        if len(codes) != len(self.inputs):
+            raise BundleError(
+                f"The model eats {len(self.inputs)} inputs; found {len(codes)}.",
+                fix="Give one array per input.",
+            )
+        for number, (array, spec) in enumerate(zip(codes, self.inputs, strict=True)):
+            if array.shape != spec.shape or array.dtype != spec.dtype:
+                raise BundleError(
+                    f"Input {number} of the model has shape {spec.shape} and type {spec.dtype}; "
+                    f"found {array.shape} and {array.dtype}.",
+                    fix="Resize the picture with edgecnn.core.frame.resize.",
+                )
+            # Written into the interpreter's own memory: set_tensor would check all of that again.
+            np.copyto(self._views[number](), array)
+        return self._run()
+
+    def invoke_bytes(self, pixels: NDArray[np.uint8], table: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+        """Compute the outputs for one picture.
+
+        Args:
+            pixels: Of the shape of the only input, with or without the batch of 1 in front.
+            table: What to write for each byte, in the input's type: shape (256,), or (channels, 256);
+                None writes the bytes as they are.
+
+        Returns:
+            As ``invoke``.
+
+        Raises:
+            BundleError: If ``pixels`` or ``table`` do not fit the input.
+            RuntimeFault: If the interpreter cannot compute them.
+        """
+        spec = self.inputs[0]
+        if pixels.shape not in (spec.shape, spec.shape[1:]) or pixels.dtype != np.uint8:
+            raise BundleError(
+                f"The model eats pictures of shape {spec.shape[1:]}; "
+                f"found {pixels.shape} of type {pixels.dtype}.",
+                fix="Resize the picture with edgecnn.core.frame.resize.",
+            )
+        view = self._views[0]()
+        if table is None:
+            np.copyto(view, pixels, casting="no")
+        elif table.ndim == 1:
+            # "clip" keeps numpy from taking a copy in between; a byte is never beyond 255.
+            np.take(table, pixels.reshape(spec.shape), out=view, mode="clip")
+        else:
+            for channel, row in enumerate(table):
+                view[..., channel] = row[pixels[..., channel]]
+        del view  # the interpreter refuses to run while anyone looks into its memory
+        return self._run()
+
+    def _run(self) -> tuple[NDArray[Any], ...]:
+        try:
+            self._invoke()
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeFault(
+                f"{self.runtime} failed to run the model: {_brief(error)}.",
+                fix="Convert the model again; 'edgecnn inspect' lists its operators.",
+            ) from error
+        return tuple([self._get(index) for index in self._indices])
+
+
+def default_threads() -> int:
+    """All cores that this process may use, up to 4; more make small networks slower."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, min(len(os.sched_getaffinity(0)), _MAX_DEFAULT_THREADS))
+    return max(1, min(os.cpu_count() or 1, _MAX_DEFAULT_THREADS))
+
+
+def open_interpreter(model: bytes, threads: int | None = None, delegate: str | None = None) -> Interpreter:
+    """Verify a model and make it ready.
+
+    Args:
+        model: The bytes of a ``.tflite`` file.
+        threads: How many may compute; None for ``default_threads()``.
+        delegate: ``edgetpu``, or the path of a delegate's library; None for the CPU alone.
+
+    Returns:
+        The interpreter, its tensors allocated.
+
+    Raises:
+        BundleError: If the model is damaged.
+        MissingPackageError: If no interpreter is installed.
+        RuntimeFault: If the interpreter refuses the model, or the delegate is missing.
+    """
+    if threads is not None and threads < 1:
+        raise RuntimeFault(f"{threads} threads cannot compute anything.", fix="Give 1 or more.")
+    parsed = flatbuffer.parse(model)
+    _check_delegate(parsed.custom_operators, delegate)
+    package = find_package()
+    if package.name == "tflite-runtime":
+        _check_old_runtime(parsed, package.label)
+    count = default_threads() if threads is None else threads
+    delegates = [_load_delegate(package, delegate)] if delegate else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tf.lite announces that it moved to ai-edge-litert
+            implementation = package.module.Interpreter(
+                model_content=model, num_threads=count, experimental_delegates=delegates
+            )
+            implementation.allocate_tensors()
+    # A std::bad_alloc, from a model that asks for more than there is, comes as MemoryError.
+    except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+        raise RuntimeFault(
+            f"{package.label} cannot open the model: {_brief(error)}.", fix=_way_out(str(error))
+        ) from error
+    return Interpreter(implementation, package.label, count, delegate)
+
+
+def find_package() -> _Package:
+    """Import the best interpreter that is installed.
+
+    Raises:
+        MissingPackageError: If there is none.
+    """
+    reasons = []
+    for name, module in PACKAGES:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # deprecations inside TensorFlow are not ours to mend
+                found = importlib.import_module(module)
+        except ImportError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+            # It imports with numpy 2, and fails at the first interpreter.
+            reasons.append(f"{name} needs numpy below 2; found {np.__version__}")
+            continue
+        return _Package(name, found)
+    raise MissingPackageError(
+        f"No TFLite interpreter can be imported ({'; '.join(reasons)}).",
+        fix="Install one: pip install ai-edge-litert, or on a 32-bit Pi OS tflite-runtime with 'numpy<2'.",
+    )
+
+
+def _check_delegate(custom_operators: tuple[str, ...], delegate: str | None) -> None:
+    is_compiled = EDGETPU_OPERATOR in custom_operators
+    if is_compiled and delegate is None:
+        raise RuntimeFault(
+            "This model was compiled for the Edge TPU, and no delegate was asked for.",
+            fix="Run it with --delegate edgetpu where a Coral is attached, or take the file from before.",
+        )
+    if delegate == "edgetpu" and not is_compiled:
+        raise RuntimeFault(
+            f"The Edge TPU runs only models that its compiler made; this one has no {EDGETPU_OPERATOR}.",
+            fix="Compile it with edgetpu_compiler, or leave out --delegate.",
+        )
+
+
+def _check_old_runtime(model: flatbuffer.Model, runtime: str) -> None:
+    """Refuse what tflite-runtime 2.14 knows no kernel of, before it looks for one."""
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator.op.startswith("STABLEHLO"):
+                raise RuntimeFault(
+                    f"{runtime} has no operator {operator.op}.",
+                    fix="Convert the model with 'edgecnn convert', which uses TFLite's own operators.",
+                )
+
+
+def _load_delegate(package: _Package, delegate: str) -> Any:
+    library = EDGETPU_LIBRARY if delegate == "edgetpu" else delegate
+    load = getattr(package.module, "load_delegate", None) or package.module.experimental.load_delegate
+    try:
+        # Tried first: an object of a delegate that could not be loaded prints a traceback when it dies.
+        if not hasattr(ctypes.CDLL(library), "tflite_plugin_create_delegate"):
+            raise ValueError("it is a library, and no TFLite delegate")
+        return load(library)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RuntimeFault(
+            f"The delegate '{library}' cannot be loaded: {_brief(error)}.",
+            fix=_delegate_way_out(delegate),
+        ) from error
+
+
+def _delegate_way_out(delegate: str) -> str:
+    if delegate == "edgetpu":
+        return "Install libedgetpu1-std from Coral's repository, and attach the Edge TPU."
+    return "Check the path, and that the library was built for this machine."
+
+
+def _way_out(reason: str) -> str:
+    if "custom op" in reason:
+        return "The model needs an operator that only its own runtime or delegate has: pass --delegate."
+    return "Copy the file again, or convert the model again with 'edgecnn convert'."
+
+
+def _brief(error: BaseException) -> str:
+    """Keep the first sentence of an interpreter's message, which runs to many lines."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text.split(" See instructions:")[0]
+    return text[:200].rstrip(".")
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    scale, zero_point = detail["quantization"]
+    shape = tuple(int(size) for size in detail["shape"])
+    return TensorSpec(shape, np.dtype(detail["dtype"]).name, float(scale), int(zero_point))
