@@ -1,4 +1,4 @@
-"""Stand-ins for what a test cannot have: a model with scores that the test chooses, pictures made of numbers."""
+"""Stand-ins for what a test cannot have: models whose scores it chooses, pictures made of numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -17,15 +18,16 @@ from edgecnn.errors import DataError
 
 @dataclass
 class FakePredictor:
-    """A model that looks up its scores by the first byte of what it is fed."""
+    """A model that looks up its scores by the first byte of what it is fed, round and round."""
 
     path: Path
     heads: Sequence[Head]
     table: Mapping[str, Sequence[Sequence[float]]]
-    input: InputSpec = InputSpec(8, 8)
+    input: InputSpec = field(default=InputSpec(8, 8))
     precision: str = "int8"
     manifest: Manifest | None = None
-    times: StageTimes = StageTimes(0.1, 2.0, 0.1)
+    times: StageTimes = field(default=StageTimes(0.1, 2.0, 0.1))
+    interpreter: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(threads=3))
     calls: list[int] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -42,8 +44,9 @@ class FakePredictor:
         return self.path.stat().st_size
 
     def scores(self, codes: Pixels) -> dict[str, Scores]:
-        row = int(codes[0, 0, 0])
-        return {head.name: np.array(self.table[head.name][row], np.float32) for head in self.heads}
+        key = int(codes[0, 0, 0])
+        rows = {head.name: self.table[head.name] for head in self.heads}
+        return {name: np.array(table[key % len(table)], np.float32) for name, table in rows.items()}
 
     def predict(self, frame: Frame) -> Prediction:
         self.calls.append(frame.index)

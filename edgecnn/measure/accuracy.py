@@ -202,7 +202,9 @@ def head_accuracy(
 
 def _per_label(decided: Decisions, holds: Decisions, labels: Sequence[str]) -> dict[str, LabelAccuracy]:
     hits = (decided & holds).sum(axis=0)
-    columns = zip(labels, hits.tolist(), holds.sum(axis=0).tolist(), decided.sum(axis=0).tolist(), strict=True)
+    columns = zip(
+        labels, hits.tolist(), holds.sum(axis=0).tolist(), decided.sum(axis=0).tolist(), strict=True
+    )
     return {
         label: LabelAccuracy(
             precision=hit / decided_count if decided_count else None,

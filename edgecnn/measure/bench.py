@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -71,6 +71,14 @@ class LabelledPicture(Protocol):
         """Give its pixels, shape (height, width, 3), red first."""
 
 
+class Threaded(Protocol):
+    """What computes."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads."""
+
+
 class Model(Protocol):
     """What the bench must know about a model and have it do."""
 
@@ -106,6 +114,10 @@ class Model(Protocol):
     def manifest(self) -> Manifest | None:
         """What it says about itself; ``None`` for a foreign file."""
 
+    @property
+    def interpreter(self) -> Threaded:
+        """What computes."""
+
     def predict(self, frame: Frame) -> Prediction:
         """Give the scores of one frame, with times."""
 
@@ -120,13 +132,11 @@ class Settings:
     Attributes:
         calls: Timed calls of each model.
         warmup_calls: Calls that go before.
-        threads: That the models were loaded with.
         seed: Of noise and resampling.
     """
 
     calls: int = 500
     warmup_calls: int = 50
-    threads: int = 2
     seed: int = 1
 
 
@@ -203,7 +213,7 @@ def run(
     models: Sequence[Model],
     host: Host,
     pictures: Pictures | None = None,
-    settings: Settings = Settings(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
     memories: Sequence[clock.Memory | None] | None = None,
     progress: Progress = _silent,
 ) -> tuple[Report, dict[str, bytes]]:
@@ -247,6 +257,16 @@ def run(
         edgecnn=__version__,
     )
     return report, _thumbnails(comparison, found) if found else {}
+
+
+def memories(files: Sequence[clock.ModelFile], progress: Progress = _silent) -> list[clock.Memory | None]:
+    """Measure the peak memory of each model, one after the other; ``None`` where it is not told."""
+    tick = _count(progress, "Weighing", len(files))
+    found = []
+    for file in files:
+        found.append(clock.peak_memory(file))
+        tick()
+    return found
 
 
 def unique_names(models: Sequence[Model]) -> list[str]:
@@ -340,7 +360,7 @@ _Codes = dict[InputSpec, Pixels]
 
 def _read_ahead(
     items: Sequence[LabelledPicture], inputs: Sequence[InputSpec]
-) -> Iterator[tuple[LabelledPicture, _Codes | DataError]]:
+) -> Generator[tuple[LabelledPicture, _Codes | DataError], None, None]:
     """Decode the next pictures on another thread while the interpreter works on this one."""
 
     def prepare(item: LabelledPicture) -> _Codes | DataError:
@@ -410,7 +430,7 @@ def _model_report(trial: Trial, found: Evaluation | None, settings: Settings) ->
             head.name: head_accuracy(trial.scores[head.name], truth(labels, head), head, trial.thresholds)
             for head in trial.heads
         },
-        latency=clock.summarize(trial.times, settings.warmup_calls, settings.threads),
+        latency=clock.summarize(trial.times, settings.warmup_calls, model.interpreter.threads),
         measured=manifest.measured if manifest else (),
         provenance=manifest.provenance if manifest else None,
         description=manifest.description if manifest else "",

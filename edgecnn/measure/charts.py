@@ -7,16 +7,16 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-if TYPE_CHECKING:
-    from edgecnn.measure.report import ModelReport
+from edgecnn.measure.accuracy import HeadAccuracy
+from edgecnn.measure.latency import Latency, ms
 
 # matplotlib knows no CSS: each of these colours is drawn, then replaced by the variable of the page.
 INK, MUTED, GRID, ON_ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -32,10 +32,13 @@ VARIABLES = {
 }
 
 WIDTH_INCH = 5.0  # 360 pt: one chart fills a phone's width at its natural size
+LOG_FROM = 6
+"""Where calls spread over more than this ratio, a linear axis would press the fast model against its end."""
+
 CONFUSION_LABELS = 25
 """With more labels than this, cells of a heatmap are too small to read on any screen."""
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib; the page sets its own family
@@ -61,7 +64,23 @@ _STYLE = {
 }
 
 
-def draw(models: Sequence[ModelReport]) -> list[tuple[str, str, str]]:
+class Charted(Protocol):
+    """A model with what was measured of it."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the report."""
+
+    @property
+    def accuracy(self) -> dict[str, HeadAccuracy]:
+        """By head."""
+
+    @property
+    def latency(self) -> Latency | None:
+        """Pixels to scores; ``None`` where it was not measured."""
+
+
+def draw(models: Sequence[Charted]) -> list[tuple[str, str, str]]:
     """Draw every chart that the figures allow.
 
     Args:
@@ -77,10 +96,10 @@ def draw(models: Sequence[ModelReport]) -> list[tuple[str, str, str]]:
     return drawn
 
 
-def draw_confusions(model: ModelReport) -> list[tuple[str, str]]:
+def draw_confusions(model: Charted) -> list[tuple[str, str]]:
     """Draw the confusion of each head that has one; head and SVG."""
     return [
-        (head, confusion(list(found.per_label), found.confusion))
+        (head, confusion(list(found.per_label), found.confusion, f"{model.name}, {head}"))
         for head, found in model.accuracy.items()
         if found.confusion and len(found.confusion) <= CONFUSION_LABELS
     ]
@@ -94,25 +113,31 @@ _LATENCY = (
 _STAGES = "Median of each stage of a call."
 
 
-def _heads(models: Sequence[ModelReport]) -> list[str]:
+def _heads(models: Sequence[Charted]) -> list[str]:
     return list(dict.fromkeys(head for model in models for head in model.accuracy))
 
 
-def _of(head: str, models: Sequence[ModelReport]) -> str:
+def _of(head: str, models: Sequence[Charted]) -> str:
     return f" of head '{head}'" if len(_heads(models)) > 1 else ""
 
 
-def accuracy(models: Sequence[ModelReport], head: str) -> str:
+def accuracy(models: Sequence[Charted], head: str) -> str:
     """Draw the accuracy of one head with its interval, a row for each model."""
     rows = [(index, m) for index, m in enumerate(models) if head in m.accuracy]
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(0.75 + 0.52 * len(rows))
         for place, (index, model) in enumerate(rows):
             found, colour = model.accuracy[head], SERIES[index % len(SERIES)]
-            axes.plot([100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=5, alpha=0.35)
+            axes.plot(
+                [100 * found.low, 100 * found.high], [place, place], color=colour, linewidth=5, alpha=0.35
+            )
             axes.plot([100 * found.top1], [place], "o", color=colour, markersize=8)
             axes.annotate(
-                f"{100 * found.top1:.1f} %", (100 * found.top1, place), (0, 9), textcoords="offset points", ha="center"
+                f"{100 * found.top1:.1f} %",
+                (100 * found.top1, place),
+                (0, 9),
+                textcoords="offset points",
+                ha="center",
             )
         _name_rows(axes, [model.name for _, model in rows])
         axes.margins(x=0.12)
@@ -121,33 +146,47 @@ def accuracy(models: Sequence[ModelReport], head: str) -> str:
         return _svg(figure, f"Accuracy of {', '.join(m.name for _, m in rows)}")
 
 
-def latency(models: Sequence[ModelReport]) -> str:
+def latency(models: Sequence[Charted]) -> str:
     """Draw how the calls of each model are distributed."""
     timed = [(index, m, m.latency) for index, m in enumerate(models) if m.latency]
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(2.9)
+        figure, axes = _figure(3.3 + 0.18 * len(timed))
         for index, model, found in timed:
             colour = SERIES[index % len(SERIES)]
-            axes.plot(found.percentiles_ms, range(101), color=colour, label=model.name)
+            axes.plot(
+                found.percentiles_ms,
+                range(101),
+                color=colour,
+                label=f"{_short([model.name], 26)[0]}, p50 {ms(found.p50_ms)}",
+            )
             marks = [found.p50_ms, found.p90_ms, found.p99_ms]
             axes.plot(marks, [50, 90, 99], "o", color=colour, markersize=5.5)
-            axes.annotate(
-                f"{found.p50_ms:.3g} ms", (found.p50_ms, 50), (7, -4), textcoords="offset points", color=INK
-            )
         # The slowest call of hundreds is often the machine's, not the model's: it would flatten the rest.
         fastest = min(found.percentiles_ms[0] for _, _, found in timed)
         slowest = max(found.p99_ms for _, _, found in timed)
-        axes.set_xlim(max(0.0, fastest - 0.12 * (slowest - fastest)), slowest + 0.14 * (slowest - fastest) + 1e-6)
+        margin = 0.1 * (slowest - fastest) + 1e-6
+        axes.set_xlim(max(0.0, fastest - margin), slowest + margin)
+        if slowest > LOG_FROM * fastest > 0:
+            _log_scale(axes, fastest / 1.15, slowest * 1.15)
         axes.set_ylim(0, 103)
         axes.set_yticks([0, 50, 90, 99], ["0", "50", "90", "99"])
         axes.set_xlabel("milliseconds, pixels to scores")
         axes.set_ylabel("% of calls")
         axes.grid(axis="both")
-        _legend(axes, len(timed))
+        _legend(axes, 1)
         return _svg(figure, f"Latency of {', '.join(m.name for _, m, _ in timed)}")
 
 
-def stages(models: Sequence[ModelReport]) -> str:
+def _log_scale(axes: Axes, left: float, right: float) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(left, right)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+
+
+def stages(models: Sequence[Charted]) -> str:
     """Draw the median of resize, invoke and decode, a bar for each model."""
     timed = [(m, m.latency) for m in models if m.latency]
     with mpl.rc_context(_STYLE):
@@ -158,17 +197,18 @@ def stages(models: Sequence[ModelReport]) -> str:
                 label = name if place == 0 else "_"
                 axes.barh(place, part.p50_ms, 0.5, left, color=shade, label=label)
                 left += part.p50_ms
-            axes.annotate(f"{left:.3g} ms", (left, place), (5, 0), textcoords="offset points", va="center")
+            axes.annotate(ms(left), (left, place), (5, 0), textcoords="offset points", va="center")
         _name_rows(axes, [model.name for model, _ in timed])
         axes.margins(x=0.16)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("milliseconds")
         axes.grid(axis="x")
         _legend(axes, 3)
         return _svg(figure, f"Stages of {', '.join(m.name for m, _ in timed)}")
 
 
-def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], name: str = "") -> str:
     """Draw which label is taken for which: shade is the share of the row, the number counts pictures."""
     side = len(labels)
     with mpl.rc_context(_STYLE):
@@ -190,13 +230,15 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
         axes.set_ylim(side, -0.02)
         axes.set_aspect("equal")
         centres = [place + 0.48 for place in range(side)]
-        axes.set_xticks(centres, _short(labels), rotation=0 if side <= 3 else 45, ha="center" if side <= 3 else "right")
+        axes.set_xticks(
+            centres, _short(labels), rotation=0 if side <= 3 else 45, ha="center" if side <= 3 else "right"
+        )
         axes.set_yticks(centres, _short(labels))
         axes.tick_params(labelsize=font + 1 if side > 6 else font)
         axes.set_xlabel("decided")
         axes.set_ylabel("true")
         axes.spines["bottom"].set_visible(False)
-        return _svg(figure, "Confusion: true labels by decisions")
+        return _svg(figure, f"Confusion of {name}: true labels by decisions")
 
 
 def _short(labels: Sequence[str], length: int = 16) -> list[str]:
@@ -229,7 +271,7 @@ def _svg(figure: Figure, title: str) -> str:
     with mpl.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():
         # A label in a script that DejaVu lacks is only measured with it; the browser has the letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        FigureCanvasSVG(figure).print_svg(text, metadata=nothing)
+        figure.savefig(text, format="svg", metadata=nothing)
     element = text.getvalue()
     element = element[element.index("<svg") :]
     for colour, variable in VARIABLES.items():

@@ -26,6 +26,9 @@ Times = NDArray[np.float64]
 
 NOISE_FRAME_COUNT = 8
 
+NOT_MEASURED = "\N{EN DASH}"
+"""What a table says where a figure is absent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
@@ -76,6 +79,23 @@ class Speedup:
     pairwise: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """How a model is loaded; the last two are for files without a manifest.
+
+    Attributes:
+        path: The file.
+        threads: Of the interpreter.
+        labels: File of labels.
+        normalization: Mean and deviation.
+    """
+
+    path: Path
+    threads: int = 2
+    labels: Path | None = None
+    normalization: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +218,19 @@ def _percentiles(ms: NDArray[np.float64]) -> Percentiles:
     return Percentiles(p50, p90, p99)
 
 
+def ms(value: float | None) -> str:
+    """Write milliseconds with three digits that mean something.
+
+    Example:
+        >>> ms(4.123), ms(0.22341), ms(181.7)
+        ('4.12 ms', '0.223 ms', '182 ms')
+    """
+    if value is None:
+        return NOT_MEASURED
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f} ms"
+
+
 def speedup(model_ms: NDArray[np.float64], against_ms: NDArray[np.float64]) -> Speedup:
     """Say how much faster ``model`` is than ``against``; below 1 where it is slower.
 
@@ -231,31 +264,28 @@ def speedup(model_ms: NDArray[np.float64], against_ms: NDArray[np.float64]) -> S
     )
 
 
-def peak_memory(
-    path: Path,
-    labels: Sequence[str] | None = None,
-    threads: int = 2,
-    normalization: tuple[float, float] | None = None,
-    frame_px: tuple[int, int] = (480, 640),
-) -> Memory | None:
+def peak_memory(file: ModelFile, frame_px: tuple[int, int] = (480, 640)) -> Memory | None:
     """Measure the peak memory of one model in a process of its own, so that models do not mix.
 
     Args:
-        path: The model file.
-        labels: For a file without a manifest.
-        threads: Of the interpreter.
-        normalization: Mean and standard deviation for a float file without a manifest.
+        file: The model.
         frame_px: Height and width of the frame that it predicts.
 
     Returns:
         The peak, or ``None`` where this machine does not tell it.
     """
-    settings = json.dumps([str(path), labels and list(labels), threads, normalization, frame_px])
+    labels = str(file.labels) if file.labels else None
+    settings = json.dumps([str(file.path), labels, file.threads, file.normalization, frame_px])
     # A fresh interpreter, not a fork: a forked child starts with its parent's memory.
     code = "from edgecnn.measure.latency import memory_child; memory_child()"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code], input=settings, capture_output=True, text=True, timeout=120, check=True
+            [sys.executable, "-c", code],
+            input=settings,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         peak, before = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
@@ -271,7 +301,7 @@ def memory_child() -> None:
     frame = noise_frames(height_px, width_px)[0]
     before = host.peak_memory_bytes()
     normalized = None if normalization is None else (normalization[0], normalization[1])
-    model = predictor.load(Path(path), labels=labels, threads=threads, normalization=normalized)
+    model = predictor.load(Path(path), labels and Path(labels), threads, None, normalized)
     for _ in range(2):
         model.predict(frame)
     print(json.dumps([host.peak_memory_bytes(), before]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,11 @@ import msgspec
 from edgecnn.bundle.manifest import Measured, Provenance
 from edgecnn.errors import DataError
 from edgecnn.measure.accuracy import HeadAccuracy, LabelAccuracy
-from edgecnn.measure.latency import Latency
+from edgecnn.measure.latency import NOT_MEASURED, Latency, ms
 from edgecnn.measure.parity import Parity
 from edgecnn.runtime.host import Host
+
+MINUS = "\N{MINUS SIGN}"
 
 THUMBNAIL_COUNT = 24
 """So many flipped pictures are shown; a report stays a file that can be sent by mail."""
@@ -186,7 +187,7 @@ def verdict(
         One sentence or two.
     """
     if not comparison:
-        return _verdict_of_one(models[0], data)
+        return _verdict_of_one(models[0])
     row = comparison[0]
     if row.accuracy_drop_pp is None and row.speedup_p50 is None:
         return f"{row.model} and {row.against} differ in nothing that was measured."
@@ -195,7 +196,7 @@ def verdict(
     return f"{row.model} is {' and '.join(told)}."
 
 
-def _verdict_of_one(model: ModelReport, data: DataReport | None) -> str:
+def _verdict_of_one(model: ModelReport) -> str:
     told = []
     if model.accuracy:
         head, found = next(iter(model.accuracy.items()))
@@ -214,14 +215,18 @@ def _speed(row: Comparison) -> str:
     assert ratio is not None  # the caller asks only where it was measured
     if low is not None and high is not None and low <= 1 <= high:
         return f"as fast as {row.against}"
-    return f"{times(ratio)} faster than {row.against}" if ratio > 1 else (
-        f"{times(1 / ratio)} slower than {row.against}"
+    return (
+        f"{times(ratio)} faster than {row.against}"
+        if ratio > 1
+        else (f"{times(1 / ratio)} slower than {row.against}")
     )
 
 
 def _drop(row: Comparison, data: DataReport | None) -> str:
     drop, low, high = row.accuracy_drop_pp, row.drop_low_pp, row.drop_high_pp
-    assert drop is not None and low is not None and high is not None  # measured together
+    assert drop is not None  # the caller asks only where it was measured, and the ends are with it
+    assert low is not None
+    assert high is not None
     against = "" if row.speedup_p50 is not None else f" than {row.against}"
     if not row.flipped_count:
         changed = f"none of {number(data.count)} decisions changed" if data else "no decision changed"
@@ -230,11 +235,10 @@ def _drop(row: Comparison, data: DataReport | None) -> str:
     low, high = sorted((sign * low, sign * high))
     word = "less" if drop > 0 else "more"
     amount = f"{abs(drop):.2f} pp {word} accurate{against}" if drop else f"0.00 pp less accurate{against}"
-    doubt = "; these pictures cannot tell it from no difference" if low <= 0 <= high else ""
     of = f" of {number(data.count)}" if data else ""
     verb = "decision" if row.flipped_count == 1 else "decisions"
     return (
-        f"{amount} (95 % interval {signed(low)} to {signed(high)} pp{doubt}), "
+        f"{amount} (95 % interval {signed(low)} to {signed(high)} pp), "
         f"{number(row.flipped_count)}{of} {verb} changed"
     )
 
@@ -243,29 +247,29 @@ def percent(share: float | None, digits: int = 1) -> str:
     """Write a share in percent.
 
     Example:
-        >>> percent(0.9067), percent(None)
-        ('90.7 %', '–')
+        >>> percent(0.9067), percent(0.9067, digits=2)
+        ('90.7 %', '90.67 %')
     """
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    return NOT_MEASURED if share is None else f"{100 * share:.{digits}f} %"
 
 
 def signed(value: float, digits: int = 2) -> str:
     """Write a number with a true minus sign, and zero without any.
 
     Example:
-        >>> signed(-0.104), signed(0.5), signed(-0.0001)
-        ('−0.10', '0.50', '0.00')
+        >>> signed(-0.104).replace(MINUS, "-"), signed(0.5), signed(-0.0001)
+        ('-0.10', '0.50', '0.00')
     """
     text = f"{abs(value):.{digits}f}"
-    return f"−{text}" if value < 0 and float(text) else text
+    return f"{MINUS}{text}" if value < 0 and float(text) else text
 
 
 def gain(value: float) -> str:
     """Write a change, with its sign.
 
     Example:
-        >>> gain(0.25), gain(-0.25), gain(0.0)
-        ('+0.25', '−0.25', '0.00')
+        >>> gain(0.25), gain(-0.25).replace(MINUS, "-"), gain(0.0)
+        ('+0.25', '-0.25', '0.00')
     """
     return f"+{signed(value)}" if value > 0 and float(f"{value:.2f}") else signed(value)
 
@@ -278,19 +282,6 @@ def number(value: int) -> str:
         '10,000'
     """
     return f"{value:,}"
-
-
-def ms(value: float | None) -> str:
-    """Write milliseconds with three digits that mean something.
-
-    Example:
-        >>> ms(4.123), ms(0.22341), ms(181.7), ms(None)
-        ('4.12 ms', '0.223 ms', '182 ms', '–')
-    """
-    if value is None:
-        return "–"
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:.{digits}f} ms"
 
 
 def times(ratio: float) -> str:
@@ -307,11 +298,11 @@ def size(count: int | None) -> str:
     """Write bytes in the unit that people use for files.
 
     Example:
-        >>> size(96_304), size(3_577_648), size(None)
-        ('96.3 kB', '3.58 MB', '–')
+        >>> size(512), size(96_304), size(3_577_648)
+        ('512 B', '96.3 kB', '3.58 MB')
     """
     if count is None:
-        return "–"
+        return NOT_MEASURED
     if count < 1000:
         return f"{count} B"
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.2f} MB"
@@ -420,7 +411,7 @@ def write(report: Report, folder: Path, thumbnails: Mapping[str, bytes] | None =
             for name, text in texts.items():
                 (Path(beside) / name).write_bytes(text)
             for name in texts:
-                os.replace(Path(beside) / name, folder / name)
+                (Path(beside) / name).replace(folder / name)
     except OSError as error:
         raise DataError(
             f"The report cannot be written to '{folder}': {error.strerror or error}.",

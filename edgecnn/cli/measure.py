@@ -1,0 +1,189 @@
+"""The command that measures models: bench."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgecnn.measure.bench import Pictures, Progress
+    from edgecnn.measure.latency import ModelFile
+    from edgecnn.measure.report import ModelReport, Report
+    from edgecnn.runtime.predictor import TflitePredictor
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--against", multiple=True, type=FILE, help="Model to hold FILE against; may be repeated.")
+@click.option(
+    "--data", type=FILE, help="Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
+)
+@click.option("--split", default="test", show_default=True, help="Pictures of the data to measure on.")
+@click.option("--labels", type=FILE, help="Labels of a file that brings none, one a line.")
+@click.option(
+    "--normalization",
+    type=(float, float),
+    metavar="MEAN STD",
+    help="What a float file without a manifest eats: (byte - MEAN) / STD.",
+)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the interpreter.")
+@click.option(
+    "--calls", type=click.IntRange(10), default=500, show_default=True, help="Timed, of each model."
+)
+@click.option("--warmup", type=click.IntRange(0), default=50, show_default=True, help="Calls that go before.")
+@click.option("--out", type=FILE, default="report", show_default=True, help="Folder for the report.")
+def bench(
+    file: Path,
+    against: tuple[Path, ...],
+    data: Path | None,
+    split: str,
+    labels: Path | None,
+    normalization: tuple[float, float] | None,
+    threads: int,
+    calls: int,
+    warmup: int,
+    out: Path,
+) -> None:
+    """Measure accuracy and latency of FILE, side by side with others, and write a report.
+
+    \b
+    Example:
+        edgecnn bench fire.int8.tflite --against fire.float32.tflite --data data/fire --out report/
+    """
+    from edgecnn.measure import bench as room
+    from edgecnn.measure import report as reports
+    from edgecnn.runtime import host, predictor
+
+    files = _files((file, *against), threads, labels, normalization)
+    models = [predictor.load(f.path, f.labels, f.threads, None, f.normalization) for f in files]
+    pictures = _pictures(data, split, models) if data else None
+    if pictures is None:
+        click.echo("No --data: the latency is measured on random noise, and the accuracy is not.", err=True)
+    with _progress() as progress:
+        memories = room.memories(files, progress)
+        settings = room.Settings(calls, warmup)
+        report, thumbnails = room.run(models, host.host_facts(), pictures, settings, memories, progress)
+    path = reports.write(report, out, thumbnails)
+    _print(report, path)
+
+
+def _files(
+    paths: Sequence[Path], threads: int, labels: Path | None, normalization: tuple[float, float] | None
+) -> list[ModelFile]:
+    """Give labels and normalisation to the files that bring none; if all do, to all, who refuse them."""
+    from edgecnn.bundle import file
+    from edgecnn.measure.latency import ModelFile
+
+    are_foreign = [file.read(path).manifest is None for path in paths]
+    return [
+        ModelFile(path, threads, labels, normalization)
+        if is_foreign or not any(are_foreign)
+        else ModelFile(path, threads)
+        for path, is_foreign in zip(paths, are_foreign, strict=True)
+    ]
+
+
+def _pictures(data: Path, split: str, models: Sequence[TflitePredictor]) -> Pictures:
+    """Open the data with the classes that the models were trained on, and take one split of it."""
+    from edgecnn.measure.bench import Pictures
+    from edgecnn.workstation.data.catalog import open_dataset
+
+    dataset = open_dataset(data, _classes(models))
+    return Pictures(dataset.name, split, dataset.split(split))
+
+
+def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:
+    """Take the folders of each label from the first manifest that names them; all must agree."""
+    from edgecnn.errors import DataError
+
+    named = [
+        (model, dict(model.manifest.classes)) for model in models if model.manifest and model.manifest.classes
+    ]
+    for model, classes in named[1:]:
+        if classes != named[0][1]:
+            raise DataError(
+                f"'{named[0][0].path.name}' and '{model.path.name}' were trained with different classes: "
+                f"{_listed(named[0][1])}; and {_listed(classes)}.",
+                fix="Bench each of them alone, or compare models of the same classes.",
+            )
+    return named[0][1] if named else None
+
+
+def _listed(classes: Mapping[str, tuple[str, ...]]) -> str:
+    return ", ".join(f"{label} = {' + '.join(folders)}" for label, folders in classes.items())
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show one bar a step, on a terminal only, and only so often that the measuring does not feel it."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    with Bars(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bars:
+        tasks = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            if done == total or done % max(1, total // 50) == 0:
+                bars.update(tasks[what], completed=done, refresh=True)
+
+        yield show
+
+
+def _print(report: Report, path: Path) -> None:
+    from rich.console import Console
+
+    console = Console()
+    # A pipe has no width; folding at 80 columns would only make the table harder to read there.
+    (console if console.is_terminal else Console(width=200)).print(_table(report))
+    click.echo(report.verdict)
+    click.echo(f"Report: {path}")
+
+
+def _table(report: Report) -> Table:
+    """Put the models side by side, a figure a row, so that two fit a terminal of 80 columns."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("")
+    for model in report.models:
+        table.add_column(escape(model.name), justify="right", overflow="fold")
+    columns = [_figures(model, report) for model in report.models]
+    for label in columns[0]:
+        table.add_row(escape(label), *(column[label] for column in columns))
+    return table
+
+
+def _figures(model: ModelReport, report: Report) -> dict[str, str]:
+    from edgecnn.measure.latency import NOT_MEASURED, ms
+    from edgecnn.measure.report import percent, size
+
+    heads = list(dict.fromkeys(head for each in report.models for head in each.accuracy))
+    found = {head: model.accuracy.get(head) for head in heads}
+    took = model.latency
+    return {
+        "precision": model.precision,
+        **{
+            "accuracy" if len(heads) == 1 else f"accuracy of {head}": (
+                f"{percent(a.top1)} ({percent(a.low)} to {percent(a.high)})" if a else NOT_MEASURED
+            )
+            for head, a in found.items()
+        },
+        "p50": ms(took.p50_ms if took else None),
+        "p90": ms(took.p90_ms if took else None),
+        "p99": ms(took.p99_ms if took else None),
+        "file": size(model.size_bytes),
+        "file after gzip": size(model.gzip_size_bytes),
+        "peak memory": size(model.peak_memory_bytes),
+    }

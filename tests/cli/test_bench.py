@@ -1,0 +1,172 @@
+"""``edgecnn bench`` on real reference models and real pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+PER_CLASS = 12
+
+
+@pytest.fixture(scope="module")
+def cifar(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first test pictures of each class, taken out of the archive without unpacking it all."""
+    folder, counts = tmp_path_factory.mktemp("cifar"), dict.fromkeys(CIFAR, 0)
+    with tarfile.open(shared / "data" / "cifar10.tar.xz") as archive:
+        for member in archive:
+            _, split, *rest = Path(member.name).parts
+            if not member.isfile() or split != "test" or counts[rest[0]] >= PER_CLASS:
+                continue
+            counts[rest[0]] += 1
+            target = folder / "test" / rest[0] / rest[1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.extractfile(member).read())
+            if set(counts.values()) == {PER_CLASS}:
+                break
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "cifar.txt"
+    path.write_text("\n".join(CIFAR) + "\n")
+    return path
+
+
+def _bench(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgecnn", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def resnets(shared: Path, cifar: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory):
+    out = tmp_path_factory.mktemp("out")
+    models = shared / "reference_models"
+    done = _bench(
+        models / "pretrainedResnet_quant.tflite", "--against", models / "pretrainedResnet.tflite",
+        "--data", cifar, "--labels", labels, "--normalization", 0, 1, "--calls", 40, "--warmup", 5,
+        "--threads", 1, "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done, json.loads((out / "report.json").read_text()), out
+
+
+def test_the_reference_resnet_sees_what_it_was_trained_to_see(resnets) -> None:
+    _, report, _ = resnets
+    for model in report["models"]:
+        assert model["accuracy"]["label"]["count"] == 10 * PER_CLASS
+        assert model["accuracy"]["label"]["top1"] > 0.6
+
+
+def test_the_quantized_resnet_decides_nearly_as_its_float_parent(resnets) -> None:
+    row = resnets[1]["comparison"][0]
+    assert row["flipped_count"] == len(row["flipped"]) <= 12
+    assert row["drop_low_pp"] <= row["accuracy_drop_pp"] <= row["drop_high_pp"]
+    assert row["parity"]["mean_abs"] < 0.05
+
+
+def test_latency_comes_with_its_conditions(resnets) -> None:
+    for model in resnets[1]["models"]:
+        found = model["latency"]
+        assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"]
+        assert (found["calls"], found["warmup_calls"], found["threads"]) == (40, 5, 1)
+        assert sum(stage["p50_ms"] for stage in found["stages"].values()) == pytest.approx(
+            found["p50_ms"], rel=0.5
+        )
+
+
+def test_sizes_and_memory_are_those_of_the_files(resnets, shared: Path) -> None:
+    for model in resnets[1]["models"]:
+        file = shared / "reference_models" / model["file"]
+        assert model["gzip_size_bytes"] < model["size_bytes"] == file.stat().st_size
+        assert 20e6 < model["peak_memory_bytes"] < 400e6
+
+
+def test_the_terminal_shows_the_table_the_verdict_and_the_path(resnets) -> None:
+    done, report, out = resnets
+    assert report["verdict"] in done.stdout
+    assert str(out / "report.html") in done.stdout
+    assert "pretrainedResnet_quant" in done.stdout
+
+
+def test_the_report_tells_nothing_of_the_folders_of_this_machine(resnets, cifar: Path) -> None:
+    _, _, out = resnets
+    for name in ("report.json", "report.md", "report.html"):
+        assert str(cifar.parent) not in (out / name).read_text()
+
+
+def test_without_data_the_latency_is_measured_on_noise_and_that_is_said(shared: Path, tmp_path: Path) -> None:
+    models = shared / "reference_models"
+    done = _bench(
+        models / "vww_96_int8.tflite", "--against", models / "vww_96_float.tflite",
+        "--normalization", 0, 255, "--calls", 20, "--warmup", 2, cwd=tmp_path,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert "random noise" in done.stderr
+    assert report["data"] is None
+    assert report["comparison"][0]["speedup_p50"] > 0
+
+
+def _refused(done: subprocess.CompletedProcess[str], out: Path) -> bool:
+    return (
+        done.returncode == 1
+        and "Error: " in done.stderr
+        and "Fix: " in done.stderr
+        and "Traceback" not in done.stderr
+        and not out.exists()
+    )
+
+
+def test_data_with_labels_that_the_model_does_not_know_is_refused(
+    shared: Path, cifar: Path, tmp_path: Path
+) -> None:
+    model = shared / "reference_models" / "vww_96_int8.tflite"
+    done = _bench(model, "--data", cifar, "--calls", 10, "--out", tmp_path / "out")
+    assert _refused(done, tmp_path / "out")
+    assert "airplane" in done.stderr
+
+
+def test_a_split_that_does_not_exist_is_refused(
+    shared: Path, cifar: Path, labels: Path, tmp_path: Path
+) -> None:
+    model = shared / "reference_models" / "pretrainedResnet_quant.tflite"
+    done = _bench(model, "--data", cifar, "--labels", labels, "--split", "exam", "--out", tmp_path / "out")
+    assert _refused(done, tmp_path / "out")
+
+
+def test_a_float_file_without_normalisation_asks_for_it(shared: Path, tmp_path: Path) -> None:
+    model = shared / "reference_models" / "vww_96_float.tflite"
+    done = _bench(model, "--out", tmp_path / "out")
+    assert _refused(done, tmp_path / "out")
+    assert "--normalization" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "no model at all"])
+def test_a_file_that_is_no_model_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.tflite").write_text(text)
+    assert _refused(_bench(tmp_path / "a.tflite", "--out", tmp_path / "out"), tmp_path / "out")
+
+
+def test_a_model_that_loads_and_fails_leaves_no_report(shared: Path, tmp_path: Path) -> None:
+    model = shared / "reference_models" / "model_invoking_error.tflite"
+    assert _refused(_bench(model, "--out", tmp_path / "out"), tmp_path / "out")
+
+
+def test_bench_with_data_runs_where_only_the_device_side_is_installed(
+    shared: Path, cifar: Path, labels: Path, tmp_path: Path
+) -> None:
+    for package in ("tensorflow", "tf_keras", "tensorflow_model_optimization", "sklearn", "scipy", "PIL"):
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not on a device')\n")
+    model = shared / "reference_models" / "pretrainedResnet_quant.tflite"
+    arguments = ["--data", cifar, "--labels", labels, "--calls", 10, "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "edgecnn", "bench", str(model), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
