@@ -198,6 +198,21 @@ def _tar_members(path: Path) -> Iterator[_Member]:
                 yield _Member(info.name, info.size, _tar_content(path, archive, info))
             else:
                 raise _refused(path, info.name, "is a device or a pipe")
+        if not _has_end_mark(archive):
+            raise EOFError
+
+
+def _has_end_mark(archive: tarfile.TarFile) -> bool:
+    """Whether an archive that was read through ends as it should.
+
+    tarfile takes a file that was cut between two members for whole; only the end mark tells.
+    """
+    stream = archive.fileobj
+    # Seeking back unpacks an .xz a second time: only where following links moved the place.
+    if stream is None or stream.tell() >= archive.offset + tarfile.BLOCKSIZE:
+        return True
+    stream.seek(archive.offset)
+    return len(stream.read(tarfile.BLOCKSIZE)) == tarfile.BLOCKSIZE
 
 
 def _tar_content(path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

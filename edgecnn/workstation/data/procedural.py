@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from edgecnn.core.frame import Frame, Pixels
@@ -107,9 +108,10 @@ def render_scene(rng: np.random.Generator, flames: bool, height_px: int, width_p
         (48, 64, 3)
     """
     canvas, light = _render_background(rng, height_px, width_px)
-    fire = _draw_fire(rng)
+    # Drawn for a calm scene too: the same generator gives the same scene, with the fire and without.
+    fire, at_s = _draw_fire(rng), float(rng.uniform(0, 60))
     if flames:
-        canvas = _burn(canvas, fire, light.ambient, at_s=float(rng.uniform(0, 60)), strength=1.0)
+        canvas = _burn(canvas, fire, light.ambient, at_s, strength=1.0)
     return _expose(canvas, rng)
 
 
@@ -209,6 +211,10 @@ def _write_splits(folder: Path, per_class: int, seed: int, height_px: int, width
     in_threads(write, jobs)
 
 
+def _f32(values: npt.ArrayLike) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
+
+
 # --- noise and paint -------------------------------------------------------------------------------
 
 
@@ -220,7 +226,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cells: float, octa
         columns = max(2, round(cells * 2**octave * width / height) + 1)
         lattice = rng.random((rows, columns), np.float32)
         total += cv2.resize(lattice, (width, height), interpolation=cv2.INTER_CUBIC) / 2**octave
-    return np.clip(total / (2 - 0.5 ** (octaves - 1)), 0, 1)
+    return _f32(np.clip(total / (2 - 0.5 ** (octaves - 1)), 0, 1))
 
 
 def _paint(canvas: Canvas, colour: NDArray[np.float32] | tuple[float, ...], mask: Mask) -> None:
@@ -233,14 +239,14 @@ def _shape(canvas: Canvas, points: NDArray[np.float64] | list[tuple[float, float
     mask = np.zeros(canvas.shape[:2], np.uint8)
     fixed = np.round(np.asarray(points, np.float64) * 16).astype(np.int32)
     cv2.fillPoly(mask, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
-    return mask.astype(np.float32) / 255
+    return _f32(mask / 255)
 
 
 def _glow(canvas: Canvas, x: float, y: float, radius: float, colour: tuple[float, ...], power: float) -> None:
     """Add light that falls off around a point."""
     rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
     squared = ((columns - x) ** 2 + (rows - y) ** 2) / max(radius, 1.0) ** 2
-    canvas += (power / (1 + 4 * squared) ** 2)[..., None].astype(np.float32) * np.float32(colour)
+    canvas += (power / (1 + 4 * squared) ** 2)[..., None].astype(np.float32) * _f32(colour)
 
 
 # --- the scene -------------------------------------------------------------------------------------
@@ -277,7 +283,7 @@ def _render_sky(
 ) -> Canvas:
     t = np.clip(np.arange(height, dtype=np.float32) / max(horizon, 1), 0, 1)[:, None, None] ** 1.3
     shade = rng.uniform(0.85, 1.15, 3).astype(np.float32)
-    sky = (np.float32(light.top) * (1 - t) + np.float32(light.low) * t) * shade
+    sky = (_f32(light.top) * (1 - t) + _f32(light.low) * t) * shade
     canvas = np.ascontiguousarray(np.broadcast_to(sky, (height, width, 3)), np.float32)
     x, y = float(rng.uniform(0, width)), float(rng.uniform(0.05, 0.95) * horizon)
     radius = height * float(rng.uniform(0.02, 0.06))
@@ -294,8 +300,8 @@ def _render_sky(
         _add_disc(canvas, x, y, radius, colour)
     cover = float(rng.uniform(0.35, 0.75)) if name != "overcast" else 0.35
     clouds = np.clip((_noise(rng, height, width, 3) - cover) * 4, 0, 1) * float(rng.uniform(0.3, 0.9))
-    white = np.float32(light.low) * 0.5 + 127 * light.ambient
-    _paint(canvas, tuple(white * np.float32(light.tint)), clouds * (1 - 0.4 * t[..., 0]))
+    white = _f32(light.low) * 0.5 + 127 * light.ambient
+    _paint(canvas, tuple(white * _f32(light.tint)), clouds * (1 - 0.4 * t[..., 0]))
     return canvas
 
 
@@ -309,7 +315,7 @@ def _add_disc(canvas: Canvas, x: float, y: float, radius: float, colour: tuple[i
 
 
 def _lit(light: _Light, colour: tuple[float, ...] | NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(colour, np.float32) * np.float32(light.tint) * np.float32(light.ambient)
+    return np.asarray(colour, np.float32) * _f32(light.tint) * _f32(light.ambient)
 
 
 def _add_hills(
@@ -320,8 +326,8 @@ def _add_hills(
     ridge = horizon + 2 - rise * _noise(rng, 2, width, float(rng.uniform(0.02, 0.06)), 5)[0]
     rows = np.arange(height, dtype=np.float32)[:, None]
     mask = np.clip(rows - ridge[None], 0, 1).astype(np.float32)
-    near = _lit(light, rng.choice(np.float32([[60, 85, 50], [95, 95, 70], [80, 75, 70]])))
-    haze = np.float32(light.low) * 0.85  # air scatters the light of the horizon into far hills
+    near = _lit(light, rng.choice(_f32([[60, 85, 50], [95, 95, 70], [80, 75, 70]])))
+    haze = _f32(light.low) * 0.85  # air scatters the light of the horizon into far hills
     colour = near * (1 - 0.7 * distance) + haze * 0.7 * distance
     texture = 0.85 + 0.3 * _noise(rng, height, width, 12, 3)
     _paint(canvas, texture[..., None] * colour, mask)
@@ -332,9 +338,9 @@ def _add_ground(
 ) -> None:
     height, width = canvas.shape[:2]
     choices = [[92, 118, 58], [128, 122, 72], [150, 132, 98], [112, 110, 106], [225, 228, 235]]
-    base = np.float32(choices[int(rng.integers(len(choices)))])
+    base = _f32(choices[int(rng.integers(len(choices)))])
     if is_autumn and rng.random() < 0.5:
-        base = np.float32([158, 106, 52])
+        base = _f32([158, 106, 52])
     rows = np.arange(height, dtype=np.float32)[:, None]
     texture = 0.65 + 0.7 * _noise(rng, height, width, 10, 5)
     near = 0.8 + 0.3 * np.clip((rows - horizon) / max(height - horizon, 1), 0, 1)
@@ -354,8 +360,8 @@ def _add_road(canvas: Canvas, rng: np.random.Generator, light: _Light, horizon: 
 def _add_house(
     canvas: Canvas, rng: np.random.Generator, light: _Light, x: float, foot: float, size: float
 ) -> None:
-    wall = rng.choice(np.float32([[205, 195, 175], [160, 95, 75], [225, 225, 220], [150, 150, 150]]))
-    roof = rng.choice(np.float32([[150, 62, 42], [85, 70, 62], [70, 75, 85]]))
+    wall = rng.choice(_f32([[205, 195, 175], [160, 95, 75], [225, 225, 220], [150, 150, 150]]))
+    roof = rng.choice(_f32([[150, 62, 42], [85, 70, 62], [70, 75, 85]]))
     half, top = size * float(rng.uniform(0.5, 1.0)), foot - size * float(rng.uniform(0.5, 1.1))
     eaves = half * 1.12
     ridge = top - size * float(rng.uniform(0.2, 0.5))
@@ -399,11 +405,11 @@ def _add_tree(
         (x + trunk, foot),
     ]
     _paint(canvas, tuple(_lit(light, (82, 62, 45))), _shape(canvas, stem))
-    greens = np.float32([[52, 88, 42], [70, 105, 50], [40, 70, 45]])
-    autumn = np.float32([[205, 105, 30], [190, 70, 28], [215, 160, 45]])
+    greens = _f32([[52, 88, 42], [70, 105, 50], [40, 70, 45]])
+    autumn = _f32([[205, 105, 30], [190, 70, 28], [215, 160, 45]])
     is_fir = not is_autumn and rng.random() < 0.5
     colour = rng.choice(autumn if is_autumn and rng.random() < 0.7 else greens)
-    leaves = 0.55 + 0.8 * _noise(rng, *canvas.shape[:2], cells=22, octaves=2)
+    leaves = 0.55 + 0.8 * _noise(rng, canvas.shape[0], canvas.shape[1], cells=22, octaves=2)
     paint = _lit(light, colour) * leaves[..., None]
     if is_fir:
         for step in range(4):
@@ -468,7 +474,7 @@ def _burn(canvas: Canvas, fire: _Fire, ambient: float, at_s: float, strength: fl
     smoke, shade = _smoke(fire, at_s, strength, height, width)
     grey = fire.smoke_grey * (0.35 + 0.65 * ambient)
     near = np.exp(-4 * np.clip(fire.y * height - np.arange(height), 0, None) / (fire.height * height))
-    warm = near[:, None, None].astype(np.float32) * np.float32([120, 55, 15])
+    warm = near[:, None, None].astype(np.float32) * _f32([120, 55, 15])
     _paint(burning, grey * shade[..., None] + warm, smoke)
     # Fire lights its surroundings; by day the sun drowns that.
     spread = fire.height * height
@@ -532,7 +538,7 @@ def _scrolling(rng: np.random.Generator, cells: int) -> Mask:
     lattice = rng.random((cells * 2, cells * 2), np.float32)
     tiled = np.tile(lattice, (3, 3))
     whole = cv2.resize(tiled, (768, 768), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(np.clip(whole[256:512, 256:512], 0, 1))
+    return np.ascontiguousarray(np.clip(whole[256:512, 256:512], 0, 1), np.float32)
 
 
 def _sample(tile: Mask, u: Mask, v: Mask) -> Mask:
@@ -549,8 +555,8 @@ def _expose(canvas: Canvas, rng: np.random.Generator, exposure: float | None = N
     """Do what a small camera does: expose, vignette, soften, add noise, clip."""
     height, width = canvas.shape[:2]
     gain = float(rng.uniform(0.85, 1.15)) if exposure is None else exposure
-    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]  # type: ignore[misc]
-    seen = canvas * np.asarray((1 - 0.12 * (x**2 + y**2)) * gain, np.float32)[..., None]
-    seen = cv2.GaussianBlur(seen, (0, 0), 0.5)
-    seen = seen + rng.standard_normal(seen.shape, np.float32) * np.float32(3)
-    return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
+    vignette = _f32((1 - 0.12 * (x**2 + y**2)) * gain)
+    seen = _f32(cv2.GaussianBlur(canvas * vignette[..., None], (0, 0), 0.5))
+    seen += rng.standard_normal(seen.shape, np.float32) * 3
+    return np.asarray(np.clip(np.rint(seen), 0, 255), np.uint8)
