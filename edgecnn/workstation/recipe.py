@@ -59,7 +59,7 @@ class ModelSpec:
 
     Attributes:
         topology: Its name; ``layers`` builds what ``layers`` lists.
-        width: Multiplier of the channels of a MobileNet.
+        width: Multiplier of the channels, of every topology but ``layers``.
         dropout: Share dropped before the last layer, where the topology has dropout.
         normalization: Of AlexNet: its own ``lrn``, or ``batch_norm``, which int8 can hold.
         dense_units: Of AlexNet's and VGG-16's two hidden dense layers; 4096 in the papers.

@@ -75,6 +75,11 @@ def initialise(
 ) -> InitReport:
     """Fill a network with weights from elsewhere; nothing is changed if they do not fit.
 
+    The first convolution is rewritten where the source makes other numbers of a byte than edgecnn: a
+    quantized ``.tflite`` says it by its input's scale, a Keras file of edgecnn by its first layer, and
+    any other Keras file is taken to be normalised as ``keras.applications`` does for that topology.
+    A network for grey pictures gets the sum of a colour source's kernels.
+
     Args:
         model: What ``zoo.build`` gave.
         source: ``imagenet``, or the path of a ``.tflite``, ``.h5`` or ``.keras`` file.
@@ -157,7 +162,7 @@ def _pair(
         if found is not None:
             pairs.append((layer, unused.pop(found)))
             last = max(last, found)
-        elif layer.name.endswith(LOGITS):
+        elif _is_head(layer):
             left.append(layer.name)
         else:
             raise _misfit(model, layer, unused, source)
@@ -188,6 +193,10 @@ def _misfit(model: Any, layer: Any, unused: Mapping[int, FoldedLayer], source: s
 def _weighted(model: Any) -> list[Any]:
     kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
     return [layer for layer in model.layers if isinstance(layer, kinds)]
+
+
+def _is_head(layer: Any) -> bool:
+    return bool(layer.name.endswith(LOGITS))
 
 
 def _kind(layer: Any) -> Kind:
@@ -226,6 +235,10 @@ def _reads_picture(layer: Any) -> bool:
     return bool(layer.input.node.layer.name == NORMALISE)
 
 
+def _norms(model: Any) -> list[Any]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 def _norm_after(layer: Any) -> Any | None:
     """The batch norm that reads this layer's output directly, if there is one."""
     followers = [node.outbound_layer for node in layer.outbound_nodes]
@@ -235,8 +248,8 @@ def _norm_after(layer: Any) -> Any | None:
 
 def _refuse_lone_norms(model: Any, source: str) -> None:
     folded = {norm.name for norm in map(_norm_after, _weighted(model)) if norm is not None}
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.name not in folded:
+    for layer in _norms(model):
+        if layer.name not in folded:
             raise ModelError(
                 f"'{layer.name}' does not directly follow a convolution or dense layer; '{source}' does not "
                 "hold it in a form that could be told apart.",
@@ -246,6 +259,8 @@ def _refuse_lone_norms(model: Any, source: str) -> None:
 
 
 def _refuse_bad_sample(model: Any, sample_codes: NDArray[np.uint8]) -> None:
+    if not _norms(model):
+        return
     if sample_codes.shape[1:] != tuple(model.input_shape[1:]) or len(sample_codes) < 2:
         raise ModelError(
             f"Unfolding batch norm needs two pictures or more of shape {tuple(model.input_shape[1:])}; "
@@ -270,7 +285,7 @@ def _unfold(model: Any, sample_codes: NDArray[np.uint8]) -> None:
     ``gamma = sqrt(variance + epsilon)`` and ``beta = bias + mean``: inference stays what it was, and
     in training the statistics of a batch are close to those that the scale undoes.
     """
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = _norms(model)
     if not norms:
         return
     statistics = _moments(keras.Model(model.input, [norm.input for norm in norms]), sample_codes)
@@ -378,7 +393,7 @@ def _copy(
             layer, found[0].shape
         ):
             plan.append((layer, found))
-        elif _kind_or_none(layer) == "dense" or layer.name.endswith(LOGITS):
+        elif _kind_or_none(layer) == "dense" or _is_head(layer):
             left.append(layer.name)
         else:
             raise ModelError(
@@ -386,12 +401,17 @@ def _copy(
                 f"{tuple(layer.weights[0].shape)}; the file has {found[0].shape}.",
                 fix="Choose the topology, width and channels that the file has, or another file.",
             )
-    trunk = [layer.name for layer, _ in plan if not layer.name.endswith(LOGITS)]
-    if not trunk:
+    if all(_is_head(layer) for layer, _ in plan):
         raise ModelError(
             f"'{source}' has no layer that {model.name} has; its layers are "
             f"{', '.join(list(weights)[:5]) or 'none'} ...",
             fix="Give a file of the same topology that edgecnn or keras.applications made.",
+        )
+    missing = [x.name for x in _weighted(model) if x.name in left and _kind(x) != "dense" and not _is_head(x)]
+    if missing:
+        raise ModelError(
+            f"'{source}' does not fit {model.name}: layer '{missing[0]}' is not in it.",
+            fix="Choose the topology that the file has, or another file.",
         )
     first = plan[0][0]
     if _kind_or_none(first) == "conv":
