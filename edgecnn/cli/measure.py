@@ -143,10 +143,14 @@ def _progress() -> Iterator[Progress]:
 def _print(report: Report, path: Path) -> None:
     from rich.console import Console
 
+    from edgecnn.measure.report import unrest
+
     console = Console()
     # A pipe has no width; folding at 80 columns would only make the table harder to read there.
     (console if console.is_terminal else Console(width=200)).print(_table(report))
     click.echo(report.verdict)
+    if warning := unrest(report.models):
+        click.echo(warning)
     click.echo(f"Report: {path}")
 
 

@@ -110,7 +110,7 @@ _LATENCY = (
     "Share of calls that took at most so long, pixels to scores; the dots are p50, p90 and p99. "
     "The models' calls took turns on the same frames."
 )
-_STAGES = "Median of each stage of a call."
+_STAGES = "Median of each stage, one after the other; their sum need not be the median of the whole call."
 
 
 def _heads(models: Sequence[Charted]) -> list[str]:
@@ -224,7 +224,7 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], name: str 
                 )
                 axes.text(
                     column + 0.48, row + 0.48, f"{count:,}", ha="center", va="center", fontsize=font,
-                    color=ON_ACCENT if share > 0.5 else INK if count else GRID,
+                    color=ON_ACCENT if share > 0.62 else INK if count else GRID,
                 )  # fmt: skip
         axes.set_xlim(-0.02, side)
         axes.set_ylim(side, -0.02)

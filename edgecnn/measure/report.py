@@ -20,6 +20,9 @@ from edgecnn.runtime.host import Host
 
 MINUS = "\N{MINUS SIGN}"
 
+UNREST = 1.5
+"""p90 over p50 from which a machine counts as busy; idle ones, timed by turns, stay below 1.1."""
+
 THUMBNAIL_COUNT = 24
 """So many flipped pictures are shown; a report stays a file that can be sent by mail."""
 
@@ -320,6 +323,17 @@ def conditions(model: ModelReport, host: Host) -> str:
     )
 
 
+def unrest(models: Sequence[ModelReport]) -> str:
+    """Warn where calls spread so widely that something else must have run on the machine; else empty."""
+    spreads = [m.latency.p90_ms / m.latency.p50_ms for m in models if m.latency and m.latency.p50_ms]
+    if max(spreads, default=0) < UNREST:
+        return ""
+    return (
+        f"The machine was busy: one call in ten took at least {max(spreads):.1f} times as long as the "
+        "median. Ratios hold better than milliseconds here; measure again when nothing else runs."
+    )
+
+
 def to_json(report: Report) -> bytes:
     """Write the report for machines."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
@@ -367,6 +381,7 @@ def _render(template: str, report: Report, **more: object) -> str:
     return environment.get_template(template).render(
         report=report,
         conditions=conditions,
+        unrest=unrest(report.models),
         heads=list(dict.fromkeys(head for model in report.models for head in model.accuracy)),
         by_name={model.name: model for model in report.models},
         positions={model.name: index for index, model in enumerate(report.models)},

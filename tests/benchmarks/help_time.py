@@ -36,7 +36,8 @@ def main() -> None:
     print(f"import click, numpy   p50 {1e3 * np.median(seconds[1]):.0f} ms")
     print(
         f"ratio of medians      {found.of_p50:.3f} (target <= {TARGET}); "
-        f"median of pairs {found.pairwise:.3f}, 95 % interval {found.low:.3f} to {found.high:.3f}; {ROUNDS} runs each"
+        f"median of pairs {found.pairwise:.3f}, 95 % interval {found.low:.3f} to {found.high:.3f}; "
+        f"{ROUNDS} runs each"
     )
 
 

@@ -162,7 +162,7 @@ def test_a_model_that_loads_and_fails_leaves_no_report(shared: Path, tmp_path: P
 def test_bench_with_data_runs_where_only_the_device_side_is_installed(
     shared: Path, cifar: Path, labels: Path, tmp_path: Path
 ) -> None:
-    for package in ("tensorflow", "tf_keras", "tensorflow_model_optimization", "sklearn", "scipy", "PIL"):
+    for package in ("tensorflow", "tf_keras", "tensorflow_model_optimization", "sklearn", "scipy"):
         (tmp_path / f"{package}.py").write_text("raise ImportError('not on a device')\n")
     model = shared / "reference_models" / "pretrainedResnet_quant.tflite"
     arguments = ["--data", cifar, "--labels", labels, "--calls", 10, "--out", tmp_path / "out"]

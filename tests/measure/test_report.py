@@ -150,6 +150,14 @@ def test_one_model_alone_gets_a_report_too(two: list[FakePredictor], pictures: b
     assert report.verdict in to_html(report, thumbnails)
 
 
+def test_a_busy_machine_is_named_in_the_report_and_an_idle_one_is_not(report: Report) -> None:
+    model = report.models[0]
+    assert model.latency is not None
+    busy = replace(model, latency=replace(model.latency, p90_ms=3 * model.latency.p50_ms))
+    assert "The machine was busy" not in to_markdown(report)
+    assert "The machine was busy" in to_markdown(replace(report, models=(busy, report.models[1])))
+
+
 class _Page(HTMLParser):
     """Collects tags, addresses and ids, and checks that tags close in order."""
 
