@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def _write_keras(name: str, load: Callable[[Any], Any], draft: Path, labels: tup
 
     try:
         # Its progress bar writes to stdout, where the result belongs.
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(sys.stderr):
             (x_train, y_train), (x_test, y_test) = load(keras.datasets)
     except Exception as error:  # Keras raises a bare Exception where the network is closed
         raise _unreachable(name, error) from error
