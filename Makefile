@@ -1,10 +1,16 @@
-# `make demo` and `make test` set up what they need and then do it.
+# `make demo` and `make test` set up what they need and then do it. The rest is longer; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
 # pytest runs one worker a core; TensorFlow's own threads share them.
 WORKERS ?= 2
+# Real pictures and reference models; export it for the tests to find.
+EDGECNN_SHARED ?= ../shared
+export EDGECNN_SHARED
+TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
+TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test setup lint clean figures classics bench-overhead damage
+.SECONDARY:
 
 demo: .venv/ready
 	$(BIN)/edgecnn demo --out out/demo
@@ -16,7 +22,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 setup: .venv/ready
 
@@ -25,6 +31,38 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# The main job on real pictures: train (a killed run goes on), convert, bench int8 against float.
+figures: out/digits/report.html out/cifar10/report.html out/fire/report.html out/scenes/report.html out/scenes-linear/report.html
+
+# AlexNet and VGG-16, one epoch each; EPOCHS=30 trains them to the end.
+EPOCHS ?= 1
+classics: out/alexnet-scenes/report.html out/vgg16-scenes/report.html
+
+DATA_digits := mnist.npz
+DATA_cifar10 := cifar10.tar.xz
+DATA_fire := fire.tar.xz
+DATA_scenes := scenes.tar.xz
+DATA_scenes-linear := scenes.tar.xz
+DATA_alexnet-scenes := scenes.tar.xz
+DATA_vgg16-scenes := scenes.tar.xz
+TRAIN_fire := --init $(TRUNK_V2)
+TRAIN_scenes := --init $(TRUNK_V2)
+TRAIN_scenes-linear := --init $(TRUNK_V1)
+TRAIN_alexnet-scenes := --epochs $(EPOCHS)
+TRAIN_vgg16-scenes := --epochs $(EPOCHS)
+
+out/%/model.h5: | .venv/ready
+	$(BIN)/edgecnn train $* --data $(EDGECNN_SHARED)/data/$(DATA_$*) $(TRAIN_$*) --out out/$* --resume
+
+out/%/float32.tflite: out/%/model.h5
+	$(BIN)/edgecnn convert $< --precision float32 --data $(EDGECNN_SHARED)/data/$(DATA_$*) --out $@
+
+out/%/int8.tflite: out/%/model.h5
+	$(BIN)/edgecnn convert $< --data $(EDGECNN_SHARED)/data/$(DATA_$*) --calibration calibration/$*.txt --out $@
+
+out/%/report.html: out/%/int8.tflite out/%/float32.tflite
+	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite --data $(EDGECNN_SHARED)/data/$(DATA_$*) --split test --out out/$*
 
 clean:
 	rm -rf .venv out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 if TYPE_CHECKING:
+    from edgecnn.bundle.manifest import Precision
     from edgecnn.workstation.train import Progress
 
 DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
@@ -39,10 +40,10 @@ def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | No
     from edgecnn.workstation.train import train as run
 
     with progress_bar() as progress:
-        trained = run(chosen, text, dataset, out, init, resume, out / "cache", progress)
+        trained = run(chosen, text, dataset, out, init, resume, progress)
     click.echo(
-        f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % at epoch {trained.card.best_epoch}, "
-        f"{trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"
+        f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % "
+        f"at epoch {trained.card.best_epoch}, {trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"
     )
 
 
@@ -94,10 +95,11 @@ def _print_sparsity(pruned: object) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP + " Needed for int8 and int16x8.")
 @click.option(
     "--calibration", type=click.Path(path_type=Path),
-    help="List of training pictures, '<sha256>  <path>' a line; drawn and written beside --out if left out.",
+    help="List of training pictures, '<sha256>  <path>' a line; if left out, drawn and written beside --out.",
 )  # fmt: skip
 @click.option(
-    "--precision", type=click.Choice(["int8", "int16x8", "float16", "float32"]), default="int8", show_default=True,
+    "--precision", type=click.Choice(["int8", "int16x8", "float16", "float32"]),
+    default="int8", show_default=True,
     help="What weights and activations become.",
 )  # fmt: skip
 @click.option(
@@ -133,17 +135,18 @@ def convert(
 
     dataset = open_dataset(data, classes_of(model)) if data else None
     names = room.read_labels(labels) if labels else None
+    chosen = cast("Precision", precision)
     with progress_bar() as progress:
         made = room.convert(
             model,
             out,
-            precision,
+            chosen,
             dataset,
             calibration,
             qat_epochs,
             names,
             normalization,
-            progress,  # type: ignore[arg-type]
+            progress,
         )
     click.echo(f"{made.bundle.path}: {made.bundle.size_bytes:,} bytes, sha256 {made.bundle.sha256}")
     if made.calibration:
@@ -167,11 +170,21 @@ def demo(out: Path) -> None:
     Example:
         edgecnn demo --out out/demo
     """
+    from edgecnn.cli.measure import _print as print_report
     from edgecnn.workstation.demo import demo as run
 
     with progress_bar() as progress:
         result = run(out, progress)
-    result.print()
+    print_report(result.report, result.html)
+    alarm = next(e for e in result.events if e.kind == "started")
+    click.echo(
+        f"The clip's fire starts at {result.ignites_at_s:.1f} s; "
+        f"the alarm started at {alarm.at_s:.1f} s with a score of {alarm.score:.2f}."
+    )
+    seconds = sum(result.stages.values())
+    click.echo(
+        f"All of it took {seconds:.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in result.stages.items())
+    )
 
 
 class progress_bar:  # noqa: N801  it reads as a function
@@ -209,10 +222,11 @@ class progress_bar:  # noqa: N801  it reads as a function
                 f"val accuracy {100 * row.val_top1:.2f} %, {row.seconds:.0f} s, "
                 f"{100 * row.waiting_share:.1f} % of it waiting for pictures",
                 highlight=False,
+                soft_wrap=True,
             )
 
         def on_note(text: str) -> None:
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, soft_wrap=True)
 
         return Progress(on_step, on_epoch, on_note)
 

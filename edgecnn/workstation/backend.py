@@ -18,8 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Drop what TensorFlow's C++ says about oneDNN and missing GPUs before its log level counts."""
+def quietly() -> Iterator[None]:
+    """Drop what TensorFlow's C++ says of itself on standard error, past every log level."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -34,7 +34,7 @@ def _quietly() -> Iterator[None]:
 
 
 try:
-    with _quietly():
+    with quietly():
         import tensorflow
         import tf_keras
 
@@ -55,6 +55,6 @@ keras.backend.experimental.enable_tf_random_generator()
 
 def tfmot() -> Any:
     """Import the model optimization toolkit, which takes a second and is needed by few commands."""
-    with _quietly():
+    with quietly():
         import tensorflow_model_optimization
     return tensorflow_model_optimization

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from edgecnn.errors import ModelError
 from edgecnn.measure.accuracy import Drop, accuracy_drop, wilson
 from edgecnn.runtime.interpreter import Interpreter, open_interpreter
 from edgecnn.workstation import calibration, model_file
-from edgecnn.workstation.backend import tf
+from edgecnn.workstation.backend import quietly, tf
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.procedural import render_scene
 from edgecnn.workstation.quantize import aware_trunk_of, is_aware, quantization_aware
@@ -180,7 +179,7 @@ def _subject(
         head = Head("label", "softmax", names)
     if len(head.labels) != neuron_count and head.neuron_count != neuron_count:
         raise ModelError(
-            f"'{source}' has {neuron_count} outputs; {len(names)} labels were given: {', '.join(names[:10])}.",
+            f"'{source}' has {neuron_count} outputs; {len(names)} labels were given.",
             fix="Give as many labels as the model has outputs, in their order.",
         )
     own = model_file.normalisation(model)
@@ -272,28 +271,30 @@ def to_flatbuffer(subject: Subject, precision: Precision, representative: NDArra
     if precision == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    elif representative is not None:
-        mean, std = subject.mean_std if bytes_are_codes and subject.mean_std else (0.0, 1.0)
+    elif precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: _normalised(representative, mean, std)
-        operations = tf.lite.OpsSet
+        if not is_aware(subject.model):
+            mean, std = subject.mean_std if bytes_are_codes and subject.mean_std else (0.0, 1.0)
+            converter.representative_dataset = lambda: _normalised(representative, mean, std)
+            converter.target_spec.supported_ops = _operations(precision)
         if precision == "int8":
-            # The second set lets an operation that int8 has no kernel for, such as LRN, stay float.
-            converter.target_spec.supported_ops = [
-                operations.TFLITE_BUILTINS_INT8,
-                operations.TFLITE_BUILTINS,
-            ]
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.uint8
-        else:
-            converter.target_spec.supported_ops = [
-                operations.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-                operations.TFLITE_BUILTINS,
-            ]
     flatbuffer = _run(converter, subject.name)
     if bytes_are_codes and subject.mean_std:
         _expect_raw_bytes(open_interpreter(flatbuffer, threads=1), subject.mean_std)
     return flatbuffer
+
+
+def _operations(precision: Precision) -> list[Any]:
+    """Allow integer kernels first; an operation that has none, such as LRN, stays float."""
+    sets = tf.lite.OpsSet
+    integer = (
+        sets.TFLITE_BUILTINS_INT8
+        if precision == "int8"
+        else sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    )
+    return [integer, sets.TFLITE_BUILTINS]
 
 
 def _is_exact(mean_std: tuple[float, float]) -> bool:
@@ -345,15 +346,17 @@ def _trackable(model: Any) -> Any:
     return model if isinstance(model, tf.Module) else tf.Module()
 
 
-def _normalised(codes: NDArray[np.uint8], mean: float, std: float) -> Iterator[list[NDArray[np.float32]]]:
-    for row in codes:
-        yield [((row[None].astype(np.float32)) - np.float32(mean)) / np.float32(std)]
+def _normalised(
+    codes: NDArray[np.uint8] | None, mean: float, std: float
+) -> Iterator[list[NDArray[np.float32]]]:
+    for row in () if codes is None else codes:
+        yield [(row[None].astype(np.float32) - np.float32(mean)) / np.float32(std)]
 
 
 def _run(converter: Any, name: str) -> bytes:
-    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        flatbuffer: bytes = converter.convert()
+        with quietly():
+            flatbuffer: bytes = converter.convert()
     except Exception as error:  # the converter raises its own ConverterError, ValueError, RuntimeError ...
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(

@@ -108,7 +108,7 @@ def _expect_alarm(events: tuple[Event, ...]) -> None:
     starts = [e.at_s for e in events if e.kind == "started"]
     if not starts or min(starts) < IGNITES_AT_S:
         raise CheckFailed(
-            f"The rendered clip catches fire at {IGNITES_AT_S} s; the alarm started at {starts or 'no time'}.",
+            f"The clip's fire starts at {IGNITES_AT_S} s; the alarm started at {starts or 'no time'}.",
             fix="Run 'edgecnn demo' again; if it stays so, the installation computes something else.",
         )
 

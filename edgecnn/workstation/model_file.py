@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,10 @@ def save(model: Any, path: Path, card: Card) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.stem}.half.h5")
     try:
-        model.save(half, include_optimizer=False)
+        with warnings.catch_warnings():
+            # Keras calls .h5 "legacy"; it is the format that TFMOT's models survive in.
+            warnings.simplefilter("ignore")
+            model.save(half, include_optimizer=False)
         with h5py.File(half, "a") as file:
             file.attrs[_ATTRIBUTE] = msgspec.json.encode(card).decode()
         half.replace(path)
@@ -135,8 +139,8 @@ def normalisation(model: Any) -> tuple[float, float] | None:
     return float(-offset.item() / scale.item()), float(1 / scale.item())
 
 
-def first_layer(model: Any) -> Any | None:
-    """Give the layer that the input goes into; none for a SavedModel."""
+def first_layer(model: Any) -> Any:
+    """Give the layer that the input goes into; None for a SavedModel."""
     layers = [x for x in getattr(model, "layers", ()) if type(x).__name__ != "InputLayer"]
     return layers[0] if layers else None
 
@@ -149,7 +153,9 @@ def trunk_of(model: Any) -> Any:
     """
     layer = first_layer(model)
     kind = keras.Model if isinstance(model, keras.Model) else _keras3_model()
-    return kind(layer.output, model.outputs[0] if len(model.outputs) == 1 else model.outputs)
+    outputs = model.outputs[0] if len(model.outputs) == 1 else model.outputs
+    # A name of its own: Keras would count "model_1", "model_2", and the count would be in the file.
+    return kind(layer.output, outputs, name="trunk")
 
 
 def _keras3_model() -> Any:

@@ -46,7 +46,7 @@ def quantization_aware(
     aware_trunk = _quantizable(trunk_of(_copy(model)), is_sparse(model))
     normalise = first_layer(model)
     picture = keras.Input(model.input_shape[1:], name="picture")
-    copied = type(normalise).from_config(normalise.get_config())
+    copied = keras.layers.Rescaling.from_config(normalise.get_config())
     aware = keras.Model(picture, aware_trunk(copied(picture)))
     _rest_batch_norm(aware_trunk)
     rate = recipe.train.learning_rate * LEARNING_RATE_SHARE

@@ -103,7 +103,6 @@ def train(
     out: Path,
     init: str | None = None,
     resume: bool = False,
-    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a recipe's network; the best epoch on val is kept.
@@ -115,7 +114,6 @@ def train(
         out: Folder for ``model.h5``, ``history.json``, ``curve.svg`` and, until the end, ``checkpoint/``.
         init: ``imagenet``, or a file with weights to start from.
         resume: Go on with the run that was killed in ``out``.
-        cache: Folder for resized pictures; without one they are held in memory.
         progress: Whom to tell.
 
     Returns:
@@ -135,8 +133,8 @@ def train(
     checkpoint = out / "checkpoint"
     state = _start_state(out, RunState(text, dataset.digest(), init or ""), resume)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
-    training = read_split(dataset, "train", recipe.input, head, cache)
-    validation = read_split(dataset, "val", recipe.input, head, cache)
+    training = read_split(dataset, "train", recipe.input, head)
+    validation = read_split(dataset, "val", recipe.input, head)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
     model = build(recipe.model, recipe.input, [head])
@@ -176,10 +174,10 @@ def train(
     return Trained(out / "model.h5", card, state.history)
 
 
-def read_split(dataset: Dataset, split: str, spec: InputSpec, head: Head, cache: Path | None = None) -> Split:
+def read_split(dataset: Dataset, split: str, spec: InputSpec, head: Head) -> Split:
     """Read one split as the model eats it."""
     pictures = dataset.split(split)
-    return Split(codes_of(pictures, spec, cache), labels_of(pictures, head.labels))
+    return Split(codes_of(pictures, spec), labels_of(pictures, head.labels))
 
 
 def targets_of(labels: Labels, head: Head) -> NDArray[np.float32]:
@@ -304,7 +302,7 @@ def train_epoch(
         progress.on_step(number, spec.epochs, position + 1, total, loss_sum / picture_count)
     val_loss, val_top1 = evaluate(model, head, validation)
     seconds = time.monotonic() - began
-    return Epoch(number, loss_sum / picture_count, val_loss, val_top1, seconds, meter.waiting_share)
+    return Epoch(number, loss_sum / picture_count, val_loss, val_top1, seconds, meter.share)
 
 
 def reset_randomness(model: Any, seed: int, epoch: int) -> None:
@@ -339,9 +337,8 @@ def evaluate(model: Any, head: Head, split: Split) -> tuple[float, float]:
 
 def decisions(scores: NDArray[np.float32], head: Head) -> Labels:
     """Decide for a label: the largest score, or the side of one half."""
-    if head.is_binary:
-        return (scores[:, 0] >= 0.5).astype(np.int64)
-    return np.argmax(scores, axis=-1)
+    decided = scores[:, 0] >= 0.5 if head.is_binary else np.argmax(scores, axis=-1)
+    return decided.astype(np.int64)
 
 
 def _start_state(out: Path, fresh: RunState, resume: bool) -> RunState:

@@ -1,0 +1,132 @@
+"""Training: learns, can be killed, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from blobs import RECIPE, write_blobs
+
+from edgecnn.errors import DataError, ModelError
+from edgecnn.workstation import model_file
+from edgecnn.workstation.data.catalog import open_dataset
+from edgecnn.workstation.recipe import parse
+from edgecnn.workstation.train import train
+
+
+def command(recipe: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "edgecnn",
+        "train",
+        str(recipe),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("recipe") / "blobs.toml"
+    file.write_text(RECIPE, encoding="utf-8")
+    return file
+
+
+def test_a_run_that_was_killed_again_and_again_ends_with_the_weights_of_an_unbroken_run(
+    tmp_path: Path, blobs: Path, recipe_file: Path
+) -> None:
+    subprocess.run(command(recipe_file, blobs, tmp_path / "unbroken"), check=True, capture_output=True)
+    broken, kills = tmp_path / "broken", 0
+    state = broken / "checkpoint" / "state.json"
+
+    for wanted in (1, 3):
+        process = subprocess.Popen(
+            command(recipe_file, blobs, broken, "--resume"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            time.sleep(0.01)
+            if state.exists() and len(msgspec.json.decode(state.read_bytes())["history"]) >= wanted:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+    subprocess.run(command(recipe_file, blobs, broken, "--resume"), check=True, capture_output=True)
+
+    assert kills >= 1
+    pairs = zip(
+        *(model_file.load(tmp_path / run / "model.h5")[0].get_weights() for run in ("unbroken", "broken")),
+        strict=True,
+    )
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_training_learns_and_leaves_a_model_a_history_and_a_curve(tmp_path: Path, blobs: Path) -> None:
+    trained = train(parse(RECIPE), RECIPE, open_dataset(blobs), tmp_path)
+
+    assert trained.card.val_top1 > 0.9
+    assert {p.name for p in tmp_path.iterdir()} == {"model.h5", "history.json", "curve.svg"}
+    assert len(msgspec.json.decode((tmp_path / "history.json").read_bytes())) == 8
+
+
+def test_two_labels_give_one_sigmoid_neuron(tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", ("blue", "green"), per_class=30)
+
+    trained = train(parse(RECIPE), RECIPE, open_dataset(data), tmp_path / "out")
+
+    assert model_file.load(trained.path)[0].output_shape == (None, 1)
+    assert trained.card.heads[0].labels == ("blue", "green")
+
+
+def test_an_unfinished_run_is_not_overwritten_unless_it_is_resumed(tmp_path: Path, blobs: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text("{}", encoding="utf-8")
+
+    with pytest.raises(ModelError, match="not finished"):
+        train(parse(RECIPE), RECIPE, open_dataset(blobs), tmp_path)
+
+
+def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, blobs: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    state = {"recipe": "another", "data_sha256": "", "init": ""}
+    (tmp_path / "checkpoint" / "state.json").write_bytes(msgspec.json.encode(state))
+
+    with pytest.raises(ModelError, match="another recipe"):
+        train(parse(RECIPE), RECIPE, open_dataset(blobs), tmp_path, resume=True)
+
+
+def test_a_learning_rate_that_is_far_too_high_is_named_instead_of_saving_a_broken_model(
+    tmp_path: Path, blobs: Path
+) -> None:
+    text = RECIPE.replace("5e-3", "1e30")
+
+    with pytest.raises(ModelError, match="diverged"):
+        train(parse(text), text, open_dataset(blobs), tmp_path)
+
+    assert not (tmp_path / "model.h5").exists()
+
+
+def test_one_label_only_is_refused(tmp_path: Path) -> None:
+    data = write_blobs(tmp_path / "data", ("blue",), per_class=9)
+
+    with pytest.raises(DataError, match="one class only"):
+        train(parse(RECIPE), RECIPE, open_dataset(data), tmp_path / "out")
+
+
+def test_the_head_alone_is_trained_on_features_of_the_trunk(tmp_path: Path, blobs: Path) -> None:
+    text = RECIPE.replace("epochs = 8", "epochs = 0\nhead_epochs = 40")
+
+    trained = train(parse(text), text, open_dataset(blobs), tmp_path)
+
+    assert [e.number for e in trained.history] == [0]
+    assert trained.card.val_top1 > 0.6
