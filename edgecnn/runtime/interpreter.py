@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
@@ -31,6 +32,9 @@ PACKAGES: Final = (
 """Packages with an interpreter, best first; the last weighs half a gigabyte."""
 
 _MAX_DEFAULT_THREADS: Final = 4
+
+
+Write = Callable[[NDArray[Any], NDArray[np.uint8]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,11 @@ class Interpreter:
         inputs, outputs = implementation.get_input_details(), implementation.get_output_details()
         self.inputs = tuple(_spec(detail) for detail in inputs)
         self.outputs = tuple(_spec(detail) for detail in outputs)
-        self._views = [implementation.tensor(detail["index"]) for detail in inputs]
-        self._indices = [detail["index"] for detail in outputs]
-        self._invoke = implementation.invoke
-        self._get = implementation.get_tensor
+        self._input_indices = [detail["index"] for detail in inputs]
+        self._output_indices = [detail["index"] for detail in outputs]
+        self._first_view = implementation.tensor(self._input_indices[0]) if inputs else _nothing
+        self._picture_shape = self.inputs[0].shape[1:] if inputs else ()
+        self._implementation = implementation
 
     def invoke(self, *codes: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Compute the outputs.
@@ -96,53 +101,47 @@ class Interpreter:
                     f"found {array.shape} and {array.dtype}.",
                     fix="Resize the picture with edgecnn.core.frame.resize.",
                 )
-            # Written into the interpreter's own memory: set_tensor would check all of that again.
-            np.copyto(self._views[number](), array)
+            self._implementation.set_tensor(self._input_indices[number], array)
         return self._run()
 
-    def invoke_bytes(self, pixels: NDArray[np.uint8], table: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+    def invoke_bytes(self, pixels: NDArray[np.uint8], write: Write | None) -> tuple[NDArray[Any], ...]:
         """Compute the outputs for one picture.
 
         Args:
-            pixels: Of the shape of the only input, with or without the batch of 1 in front.
-            table: What to write for each byte, in the input's type: shape (256,), or (channels, 256);
-                None writes the bytes as they are.
+            pixels: Of the shape of the only input, without the batch of 1 in front.
+            write: Puts what the bytes stand for into the interpreter's own memory, which it is given
+                first; None puts the bytes there as they are.
 
         Returns:
             As ``invoke``.
 
         Raises:
-            BundleError: If ``pixels`` or ``table`` do not fit the input.
+            BundleError: If ``pixels`` do not fit the input.
             RuntimeFault: If the interpreter cannot compute them.
         """
-        spec = self.inputs[0]
-        if pixels.shape not in (spec.shape, spec.shape[1:]) or pixels.dtype != np.uint8:
+        if pixels.shape != self._picture_shape or pixels.dtype != np.uint8:
             raise BundleError(
-                f"The model eats pictures of shape {spec.shape[1:]}; "
+                f"The model eats pictures of shape {self._picture_shape}; "
                 f"found {pixels.shape} of type {pixels.dtype}.",
                 fix="Resize the picture with edgecnn.core.frame.resize.",
             )
-        view = self._views[0]()
-        if table is None:
-            np.copyto(view, pixels, casting="no")
-        elif table.ndim == 1:
-            # "clip" keeps numpy from taking a copy in between; a byte is never beyond 255.
-            np.take(table, pixels.reshape(spec.shape), out=view, mode="clip")
+        if write is None:
+            self._implementation.set_tensor(self._input_indices[0], pixels[None])
         else:
-            for channel, row in enumerate(table):
-                view[..., channel] = row[pixels[..., channel]]
-        del view  # the interpreter refuses to run while anyone looks into its memory
+            # The view is gone with the call: the interpreter refuses to run while there is one.
+            write(self._first_view()[0], pixels)
         return self._run()
 
     def _run(self) -> tuple[NDArray[Any], ...]:
         try:
-            self._invoke()
+            self._implementation.invoke()
         except (RuntimeError, ValueError) as error:
             raise RuntimeFault(
                 f"{self.runtime} failed to run the model: {_brief(error)}.",
                 fix="Convert the model again; 'edgecnn inspect' lists its operators.",
             ) from error
-        return tuple([self._get(index) for index in self._indices])
+        get = self._implementation.get_tensor
+        return tuple([get(index) for index in self._output_indices])
 
 
 def default_threads() -> int:
@@ -275,6 +274,10 @@ def _brief(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = text.split(" See instructions:")[0]
     return text[:200].rstrip(".")
+
+
+def _nothing() -> NDArray[Any]:
+    return np.empty((1, 0))
 
 
 def _spec(detail: dict[str, Any]) -> TensorSpec:

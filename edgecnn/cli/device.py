@@ -1,0 +1,307 @@
+"""``inspect`` and ``predict``: what a model file says, and what it sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from edgecnn.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgecnn.bundle.file import Bundle
+    from edgecnn.bundle.flatbuffer import Model, Tensor
+    from edgecnn.bundle.layers import Layer
+    from edgecnn.core.frame import Frame
+    from edgecnn.core.prediction import Prediction
+    from edgecnn.runtime.predictor import TflitePredictor
+
+_VIDEOS: Final = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg")
+_SHOWN_LABELS: Final = 3
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Print the layers, the metadata and the provenance of a model FILE.
+
+    \b
+    Example:
+        edgecnn inspect fire.int8.tflite
+    """
+    from edgecnn.bundle import file as files
+    from edgecnn.bundle import flatbuffer
+    from edgecnn.bundle.layers import layers
+
+    bundle = files.read(file)
+    model = flatbuffer.parse(bundle.model)
+    rows = layers(model)
+    if as_json:
+        click.echo(json.dumps(_facts(bundle, model, rows), indent=1, ensure_ascii=False))
+    else:
+        _print_facts(bundle, model, rows)
+
+
+def _facts(bundle: Bundle, model: Model, rows: tuple[Layer, ...]) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "file": str(bundle.path),
+        "sha256": bundle.sha256,
+        "size_bytes": bundle.size_bytes,
+        "parameters": sum(row.parameters for row in rows),
+        "macs": _total_macs(rows),
+        "layers": msgspec.to_builtins(rows),
+        "inputs": [_tensor_facts(tensor) for tensor in model.inputs],
+        "outputs": [_tensor_facts(tensor) for tensor in model.outputs],
+        "metadata": msgspec.to_builtins(bundle.metadata),
+        "labels": list(bundle.labels),
+        "manifest": msgspec.to_builtins(bundle.manifest),
+    }
+
+
+def _total_macs(rows: Iterable[Layer]) -> int | None:
+    """Add up; None where an operator hides its own."""
+    macs = [row.macs for row in rows]
+    return None if None in macs else sum(count for count in macs if count is not None)
+
+
+def _tensor_facts(tensor: Tensor) -> dict[str, Any]:
+    scales = tensor.quantization.scales
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "scale": scales[0] if len(scales) == 1 else list(scales) or None,
+        "zero_point": tensor.quantization.zero_points[0] if len(scales) == 1 else None,
+    }
+
+
+def _print_facts(bundle: Bundle, model: Model, rows: tuple[Layer, ...]) -> None:
+    from rich.console import Console
+
+    # Not wider than the terminal, and as wide as the rows need where there is none.
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(_layer_table(rows))
+    macs = _total_macs(rows)
+    console.print(
+        f"{len(rows)} operators, {sum(row.parameters for row in rows):,} parameters, "
+        f"{'unknown' if macs is None else f'{macs:,}'} multiply-accumulates, {bundle.size_bytes:,} bytes"
+    )
+    for kind, tensors in (("Input", model.inputs), ("Output", model.outputs)):
+        for tensor in tensors:
+            console.print(f"{kind}: {_described(tensor)}")
+    _print_metadata(console, bundle)
+    _print_manifest(console, bundle)
+    console.print(f"sha256 {bundle.sha256}")
+
+
+def _layer_table(rows: tuple[Layer, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for title in ("", "operator", "input", "output", "type"):
+        table.add_column(title, justify="right" if not title else "left", no_wrap=True)
+    for title in ("parameters", "MACs"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        macs = "?" if row.macs is None else f"{row.macs:,}"
+        shapes = (_shape(row.input_shape), _shape(row.output_shape))
+        table.add_row(str(row.index), row.op, *shapes, row.dtype, f"{row.parameters:,}", macs)
+    return table
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _described(tensor: Tensor) -> str:
+    text = f"{tensor.name}, {_shape(tensor.shape)}, {tensor.dtype}"
+    quantization = tensor.quantization
+    if len(quantization.scales) == 1:
+        text += f", scale {quantization.scales[0]:.9g}, zero point {quantization.zero_points[0]}"
+    return text
+
+
+def _print_metadata(console: Console, bundle: Bundle) -> None:
+    found = bundle.metadata
+    if found is None:
+        console.print("Metadata: none")
+        return
+    words = [("name", found.name), ("version", found.version), ("author", found.author)]
+    words += [("licence", found.licence), ("description", found.description)]
+    console.print("Metadata: " + "; ".join(f"{name} {value}" for name, value in words if value))
+    if found.normalization:
+        means, stds = found.normalization.mean, found.normalization.std
+        console.print(f"Normalisation: mean {', '.join(map(str, means))}; std {', '.join(map(str, stds))}")
+
+
+def _print_manifest(console: Console, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    if manifest is None:
+        count = f"{len(bundle.labels)} labels" if bundle.labels else "no labels"
+        console.print(f"Manifest: none, edgecnn did not make this file; {count}")
+        return
+    console.print(f"Model: {manifest.name}, {manifest.precision}, {manifest.input} ({manifest.input.resize})")
+    for head in manifest.heads:
+        console.print(f"Head: {head.name}, {head.kind}: {', '.join(head.labels)}")
+    for label, score in manifest.thresholds.items():
+        console.print(f"Threshold: {label} counts as seen from {score:g}")
+    for found in manifest.measured:
+        console.print(
+            f"Measured: {found.head} {found.metric} {found.value:.4f} "
+            f"({found.low:.4f} to {found.high:.4f}) on {found.count} pictures, {found.data}"
+        )
+    made_from = manifest.provenance
+    digests = {
+        "weights": made_from.parent_sha256,
+        "data": made_from.data_sha256,
+        "calibration": made_from.calibration_sha256,
+    }
+    for name, digest in digests.items():
+        console.print(f"Provenance: {name} {digest or 'not known'}")
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(made_from.tools.items()))
+    console.print(f"Provenance: made with {tools or 'tools not known'}")
+    if made_from.recipe:
+        console.print(f"Recipe:\n{made_from.recipe.rstrip()}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Of a file that names none: its labels, one a line."
+)
+@click.option(
+    "--normalization",
+    nargs=2,
+    type=float,
+    metavar="MEAN STD",
+    help="Of a file that does not say it: the network reads (byte - MEAN) / STD.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores, up to 4.")
+@click.option("--delegate", help="'edgetpu', or the path of a delegate's library.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def predict(
+    file: Path,
+    paths: tuple[Path, ...],
+    labels: Path | None,
+    normalization: tuple[float, float] | None,
+    threads: int | None,
+    delegate: str | None,
+    as_json: bool,
+) -> None:
+    """Name what the model FILE sees in pictures, folders and clips.
+
+    \b
+    Example:
+        edgecnn predict fire.int8.tflite photo.jpg clips/
+    """
+    from edgecnn.runtime.predictor import load, verify_golden
+
+    model = load(file, labels, threads, delegate, normalization)
+    if delegate is None:
+        verify_golden(model)
+    for note in model.notes:
+        click.echo(f"Note: {note}", err=True)
+    failed_count = sum(not _predict_file(model, path, as_json) for path in _files(paths))
+    if failed_count:
+        raise DataError(
+            f"Files that could not be read: {failed_count}, named above.", fix="Remove or replace them."
+        )
+
+
+def _predict_file(model: TflitePredictor, path: Path, as_json: bool) -> bool:
+    """Predict what is in one file; a bad one is named, so that the rest can go on.
+
+    Returns:
+        Whether it could be read.
+    """
+    line = _json_line if as_json else _text_line
+    is_clip = path.suffix.lower() in _VIDEOS
+    try:
+        for frame in _clip(path) if is_clip else _picture(path):
+            click.echo(line(model, frame, model.predict(frame), is_clip))
+    except DataError as error:
+        click.echo(f"Error: {error.message}\nFix: {error.fix}", err=True)
+        return False
+    return True
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Give what was named, and of a folder all pictures and clips in it, sorted."""
+    from edgecnn.workstation.data.images import PICTURE_SUFFIXES
+
+    suffixes = PICTURE_SUFFIXES.union(_VIDEOS)
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in (*_PICTURES, *_VIDEOS) and p.is_file()
+        )
+        if not found:
+            raise DataError(
+                f"The folder '{path}' holds no picture and no clip.",
+                fix=f"Give files that end in one of {' '.join(sorted(suffixes))}.",
+            )
+        yield from found
+
+
+def _picture(path: Path) -> Iterator[Frame]:
+    from edgecnn.core.frame import Frame
+    from edgecnn.workstation.data.images import read_picture
+
+    yield Frame(read_picture(path), 0.0, 0, str(path))
+
+
+def _clip(path: Path) -> Iterator[Frame]:
+    """Decode a video; times are those of the file."""
+    import cv2
+    import numpy as np
+
+    from edgecnn.core.frame import Frame
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        index = 0
+        while True:
+            at_s = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) if capture.isOpened() else 0.0
+            is_read, pixels = capture.read()
+            if not is_read:
+                break
+            yield Frame(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), at_s, index, str(path))
+            index += 1
+    finally:
+        capture.release()
+    if index == 0:
+        raise DataError(f"No frame of '{path}' can be decoded.", fix="Check that it is a whole video file.")
+
+
+def _json_line(model: TflitePredictor, frame: Frame, prediction: Prediction, is_clip: bool) -> str:
+    line: dict[str, Any] = {
+        "file": frame.source_id,
+        "heads": prediction.by_label(model.heads),
+        "invoke_ms": prediction.times.invoke_ms,
+    }
+    if is_clip:
+        line |= {"frame": frame.index, "at_s": frame.captured_at_s}
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _text_line(model: TflitePredictor, frame: Frame, prediction: Prediction, is_clip: bool) -> str:
+    answers = []
+    for head, scores in prediction.by_label(model.heads).items():
+        best = sorted(scores.items(), key=lambda item: item[1], reverse=True)[:_SHOWN_LABELS]
+        text = ", ".join(f"{label} {score:.3f}" for label, score in best)
+        answers.append(text if len(model.heads) == 1 else f"{head}: {text}")
+    when = f" at {frame.captured_at_s:.2f} s" if is_clip else ""
+    return f"{frame.source_id}{when}: {'; '.join(answers)} ({prediction.times.invoke_ms:.1f} ms)"
