@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _VIDEOS: Final = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg")
 _SHOWN_LABELS: Final = 3
+_TABLE_WIDTH: Final = 112
 
 
 @click.command()
@@ -87,8 +88,9 @@ def _tensor_facts(tensor: Tensor) -> dict[str, Any]:
 def _print_facts(bundle: Bundle, model: Model, rows: tuple[Layer, ...]) -> None:
     from rich.console import Console
 
-    # Not wider than the terminal, and as wide as the rows need where there is none.
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # A row that is cut cannot be read, one that a narrow terminal wraps can.
+    width = max(Console().width, _TABLE_WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
     console.print(_layer_table(rows))
     macs = _total_macs(rows)
     console.print(
@@ -120,7 +122,7 @@ def _layer_table(rows: tuple[Layer, ...]) -> Table:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _described(tensor: Tensor) -> str:
@@ -245,9 +247,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in (*_PICTURES, *_VIDEOS) and p.is_file()
-        )
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         if not found:
             raise DataError(
                 f"The folder '{path}' holds no picture and no clip.",
