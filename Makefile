@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: demo test setup lint clean figures classics bench-overhead damage
+.PHONY: demo test setup lint clean figures classics bench-overhead damage docs
 .SECONDARY:
 
 demo: .venv/ready
@@ -63,6 +63,18 @@ out/%/int8.tflite: out/%/model.h5
 
 out/%/report.html: out/%/int8.tflite out/%/float32.tflite
 	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite --data $(EDGECNN_SHARED)/data/$(DATA_$*) --split test --out out/$*
+
+# 5,000 damaged copies of a model file through the runtime, each in a child process.
+damage: .venv/ready
+	$(BIN)/python tests/damage.py --count 5000
+
+# Ratios, measured side by side.
+bench-overhead: .venv/ready
+	$(BIN)/python tests/benchmarks/predict_overhead.py $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.5_160_quant.tflite
+	$(BIN)/python tests/benchmarks/help_time.py
+
+docs: .venv/ready
+	$(BIN)/python tests/commands_page.py
 
 clean:
 	rm -rf .venv out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from commands_page import PAGE, commands, page
 
 from edgecnn.cli.main import COMMANDS, edgecnn
 
@@ -22,18 +23,6 @@ def test_every_room_says_in_one_sentence_what_lives_there() -> None:
     long = [str(p) for p in rooms if len(p.read_text(encoding="utf-8").strip().splitlines()) != 1]
 
     assert long == []
-
-
-def commands(group: click.Group, prefix: str = "edgecnn") -> list[tuple[str, click.Command]]:
-    """Give every command and subcommand with its full name."""
-    found: list[tuple[str, click.Command]] = []
-    for name in group.list_commands(click.Context(group)):
-        command = group.get_command(click.Context(group), name)
-        assert command is not None
-        found.append((f"{prefix} {name}", command))
-        if isinstance(command, click.Group):
-            found += commands(command, f"{prefix} {name}")
-    return found
 
 
 @pytest.mark.parametrize(
@@ -78,3 +67,7 @@ def test_help_imports_neither_numpy_nor_opencv_nor_tensorflow() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_page_of_all_commands_says_what_their_help_says() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run 'make docs'"

@@ -17,8 +17,8 @@ COMMANDS = {
     "train": ("workstation", "Train the network of a recipe on pictures."),
     "prune": ("workstation", "Set the smallest weights of a model to zero and fine-tune the rest."),
     "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
-    "inspect": ("device", "Print the layers, the metadata and the provenance of a model file."),
-    "predict": ("device", "Name what a model sees in pictures, folders and clips."),
+    "inspect": ("device", "Print the layers, the metadata and the provenance of a model FILE."),
+    "predict": ("device", "Name what the model FILE sees in pictures, folders and clips."),
     "bench": ("measure", "Measure accuracy and latency, and write a report."),
 }
 

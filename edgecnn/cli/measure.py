@@ -72,7 +72,7 @@ def bench(
         settings = room.Settings(calls, warmup)
         report, thumbnails = room.run(models, host.host_facts(), pictures, settings, memories, progress)
     path = reports.write(report, out, thumbnails)
-    _print(report, path)
+    print_report(report, path)
 
 
 def _files(
@@ -140,7 +140,8 @@ def _progress() -> Iterator[Progress]:
         yield show
 
 
-def _print(report: Report, path: Path) -> None:
+def print_report(report: Report, path: Path) -> None:
+    """Print the table, the verdict and where the report lies."""
     from rich.console import Console
 
     from edgecnn.measure.report import unrest

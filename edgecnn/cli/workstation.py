@@ -24,7 +24,9 @@ DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <clas
 @click.option("--epochs", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --out.")
 def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | None, resume: bool) -> None:
-    """Train the network of a recipe: a .toml file, or the name of one that ships with edgecnn.
+    """Train the network of a recipe on pictures.
+
+    RECIPE is a .toml file, or the name of one that ships with edgecnn.
 
     \b
     Example:
@@ -170,7 +172,7 @@ def demo(out: Path) -> None:
     Example:
         edgecnn demo --out out/demo
     """
-    from edgecnn.cli.measure import _print as print_report
+    from edgecnn.cli.measure import print_report
     from edgecnn.workstation.demo import demo as run
 
     with progress_bar() as progress:

@@ -12,6 +12,7 @@ from edgecnn.core.alarm import AlarmPolicy, AlarmState, Event, step
 from edgecnn.core.frame import Frame
 from edgecnn.errors import CheckFailed
 from edgecnn.measure import bench
+from edgecnn.measure.latency import ModelFile
 from edgecnn.measure.report import Report, write
 from edgecnn.runtime.host import host_facts
 from edgecnn.runtime.predictor import TflitePredictor, load, verify_golden
@@ -83,7 +84,9 @@ def demo(out: Path, progress: Progress) -> Demo:
             verify_golden(model)
     with _timed("bench", stages, progress):
         test = bench.Pictures("rendered pictures", "test", dataset.split("test"))
-        report, thumbnails = bench.run(models, host_facts(), test, bench.Settings(calls=300))
+        memories = bench.memories([ModelFile(model.path, threads=2) for model in models])
+        settings = bench.Settings(calls=300)
+        report, thumbnails = bench.run(models, host_facts(), test, settings, memories)
         html = write(report, out, thumbnails)
     with _timed("watch a clip", stages, progress):
         frames = render_clip(SEED + 1, CLIP_SECONDS, CLIP_FRAMES_PER_SECOND, IGNITES_AT_S, 240, 320)
