@@ -195,5 +195,8 @@ class Table:
         self.buffer.check(start + 4, count + 1)
         if self.buffer.data[start + 4 + count]:
             raise damaged(f"the text at byte {start} does not end")
-        # A tensor's name is for people: one that is not UTF-8 is no reason to refuse a model.
-        return self.buffer.data[start + 4 : start + 4 + count].decode("utf-8", errors="replace")
+        try:
+            # The interpreters' own Python layers fail on another encoding with a bare UnicodeDecodeError.
+            return self.buffer.data[start + 4 : start + 4 + count].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise damaged(f"the text at byte {start} is not UTF-8") from error

@@ -183,12 +183,12 @@ def open_interpreter(model: bytes, threads: int | None = None, delegate: str | N
                 model_content=model, num_threads=count, experimental_delegates=delegates
             )
             implementation.allocate_tensors()
+            return Interpreter(implementation, package.label, count, delegate)
     # A std::bad_alloc, from a model that asks for more than there is, comes as MemoryError.
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise RuntimeFault(
             f"{package.label} cannot open the model: {_brief(error)}.", fix=_way_out(str(error))
         ) from error
-    return Interpreter(implementation, package.label, count, delegate)
 
 
 def find_package() -> _Package:

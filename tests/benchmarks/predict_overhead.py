@@ -29,7 +29,7 @@ TARGET = 1.02
 def main(model: Path, calls: int, threads: int, normalization: tuple[float, float] | None) -> None:
     """Time both by turns on the same frames, and print the ratio."""
     ours = predictor.load(model, None, threads, None, normalization)
-    spec, table = ours.input, ours._table
+    spec, write = ours.input, ours._write
     # What anyone would write without edgecnn: the interpreter's own calls and nothing around them.
     bare_model = Interpreter(str(model), num_threads=threads)
     bare_model.allocate_tensors()
@@ -39,9 +39,10 @@ def main(model: Path, calls: int, threads: int, normalization: tuple[float, floa
 
     def bare(pixels: np.ndarray) -> None:
         codes = resize(pixels, spec)
-        if table is not None:
-            codes = table[codes]
-        bare_model.set_tensor(entry, codes[None])
+        if write is None:
+            bare_model.set_tensor(entry, codes[None])
+        else:
+            write(bare_model.tensor(entry)()[0], codes)
         bare_model.invoke()
         for output in outputs:
             bare_model.get_tensor(output["index"])
