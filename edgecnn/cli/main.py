@@ -19,7 +19,7 @@ COMMANDS = {
     "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
     "inspect": ("device", "Print the layers, the metadata and the provenance of a model FILE."),
     "predict": ("device", "Name what the model FILE sees in pictures, folders and clips."),
-    "bench": ("measure", "Measure accuracy and latency, and write a report."),
+    "bench": ("measure", "Measure accuracy and latency of FILE, side by side with others, and write a report."),
 }
 
 
