@@ -11,7 +11,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.bundle.schema import AT_LEAST_ONE, ENUMS, OPERATORS, OPTIONS, STRIDED, TENSOR_TYPES, TYPE_BITS
+from edgecnn.bundle.schema import (
+    AT_LEAST_ONE,
+    ENUMS,
+    NUMPY_TYPES,
+    OPERATORS,
+    OPTIONS,
+    STRIDED,
+    TENSOR_TYPES,
+    TYPE_BITS,
+)
 from edgecnn.bundle.tables import Buffer, Table, damaged
 from edgecnn.errors import BundleError
 
@@ -158,9 +167,7 @@ class Model:
             An array of ``tensor.shape``, a view into the file; None for a tensor that has no values
             in the file, is sparse, or has a type that numpy does not know.
         """
-        if not tensor.is_constant or tensor.is_sparse or TYPE_BITS.get(tensor.dtype, 0) < 8:
-            return None
-        if tensor.dtype == "bfloat16":
+        if not tensor.is_constant or tensor.is_sparse or tensor.dtype not in NUMPY_TYPES:
             return None
         return np.frombuffer(self.buffers[tensor.buffer], tensor.dtype).reshape(tensor.shape)
 
@@ -181,7 +188,6 @@ def parse(model: bytes) -> Model:
     Raises:
         BundleError: If it is no TFLite file, or a damaged one.
     """
-    # Half a megabyte of text is no model either, and the user should not read about offsets.
     if len(model) < 8 or model[4:8] != b"TFL3":
         raise BundleError(
             "This is not a TFLite model: the mark 'TFL3' at byte 4 is missing.",

@@ -1,6 +1,6 @@
 """What the numbers in a TFLite flatbuffer stand for.
 
-Source: tensorflow/lite/schema/schema.fbs of TensorFlow 2.21. Numbers are only ever added to it.
+Source: tensorflow/lite/schema/schema.fbs of TensorFlow 2.21 and LiteRT 2.1; it only ever grows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OPERATORS: Final = (  # noqa: SIM905 - as a list it would fill 210 lines
 TENSOR_TYPES: Final = (
     "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8",
     "float64", "complex128", "uint64", "resource", "variant", "uint32", "uint16", "int4", "bfloat16",
-    "int2", "uint4",
+    "int2", "uint4", "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
 """Names of ``TensorType``, by number; numpy's names where numpy has the type."""
 
@@ -52,8 +52,14 @@ TYPE_BITS: Final = {
     "float32": 32, "float16": 16, "int32": 32, "uint8": 8, "int64": 64, "bool": 8, "int16": 16,
     "complex64": 64, "int8": 8, "float64": 64, "complex128": 128, "uint64": 64, "uint32": 32,
     "uint16": 16, "int4": 4, "bfloat16": 16, "int2": 2, "uint4": 4,
+    "float8_e4m3fn": 8, "float8_e5m2": 8,
 }  # fmt: skip
 """Bits of one element; the types without a fixed size are left out."""
+
+NUMPY_TYPES: Final = frozenset(TYPE_BITS) - {
+    "bfloat16", "int4", "int2", "uint4", "float8_e4m3fn", "float8_e5m2",
+}  # fmt: skip
+"""Types that numpy reads as they are stored."""
 
 ENUMS: Final[dict[str, tuple[str, ...]]] = {
     "padding": ("SAME", "VALID"),

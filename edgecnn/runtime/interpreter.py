@@ -27,7 +27,7 @@ EDGETPU_LIBRARY: Final = "libedgetpu.so.1"
 PACKAGES: Final = (
     ("ai-edge-litert", "ai_edge_litert.interpreter"),
     ("tflite-runtime", "tflite_runtime.interpreter"),
-    ("tensorflow", "tensorflow.lite"),
+    ("tensorflow", "tensorflow.lite.python.interpreter"),
 )
 """Packages with an interpreter, best first; the last weighs half a gigabyte."""
 
@@ -244,12 +244,11 @@ def _check_old_runtime(model: flatbuffer.Model, runtime: str) -> None:
 
 def _load_delegate(package: _Package, delegate: str) -> Any:
     library = EDGETPU_LIBRARY if delegate == "edgetpu" else delegate
-    load = getattr(package.module, "load_delegate", None) or package.module.experimental.load_delegate
     try:
         # Tried first: an object of a delegate that could not be loaded prints a traceback when it dies.
         if not hasattr(ctypes.CDLL(library), "tflite_plugin_create_delegate"):
             raise ValueError("it is a library, and no TFLite delegate")
-        return load(library)
+        return package.module.load_delegate(library)
     except (OSError, ValueError, RuntimeError) as error:
         raise RuntimeFault(
             f"The delegate '{library}' cannot be loaded: {_brief(error)}.",
