@@ -18,8 +18,12 @@ COMMANDS = {
     "prune": ("workstation", "Set the smallest weights of a model to zero and fine-tune the rest."),
     "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
     "inspect": ("device", "Print the layers, the metadata and the provenance of a model FILE."),
+    "check": ("targets", "Say which operators of a model FILE a target runs, and why not the rest."),
     "predict": ("device", "Name what the model FILE sees in pictures, folders and clips."),
-    "bench": ("measure", "Measure accuracy and latency of FILE, side by side with others, and write a report."),
+    "bench": (
+        "measure",
+        "Measure accuracy and latency of FILE, side by side with others, and write a report.",
+    ),
 }
 
 
@@ -71,4 +75,7 @@ def main() -> NoReturn:
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written: whatever no room expected
+        click.echo(f"Error: {error}.\nFix: Check the path, the permissions and the free space.", err=True)
+        sys.exit(1)
     sys.exit(0)

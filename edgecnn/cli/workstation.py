@@ -134,9 +134,10 @@ def convert(
     from edgecnn.workstation import convert as room
     from edgecnn.workstation.data.catalog import open_dataset
     from edgecnn.workstation.prune import classes_of
+    from edgecnn.workstation.subject import read_labels
 
     dataset = open_dataset(data, classes_of(model)) if data else None
-    names = room.read_labels(labels) if labels else None
+    names = read_labels(labels) if labels else None
     chosen = cast("Precision", precision)
     with progress_bar() as progress:
         made = room.convert(
@@ -158,7 +159,7 @@ def convert(
         click.echo(
             f"On {own.count} val pictures: {100 * own.value:.2f} % "
             f"(95 % interval {100 * own.low:.2f} to {100 * own.high:.2f}); "
-            f"the Keras model {100 * check.keras_top1:.2f} %; "
+            f"the model that it was made from {100 * check.parent_top1:.2f} %; "
             f"drop {check.drop.drop_pp:+.2f} pp ({check.drop.low_pp:+.2f} to {check.drop.high_pp:+.2f})"
         )
 
@@ -196,7 +197,8 @@ class progress_bar:  # noqa: N801  it reads as a function
         """Start showing."""
         import rich.progress
 
-        from edgecnn.workstation.train import Epoch, Progress
+        from edgecnn.workstation.checkpoint import Epoch
+        from edgecnn.workstation.train import Progress
 
         columns = (
             rich.progress.TextColumn("{task.description}"),
@@ -205,7 +207,8 @@ class progress_bar:  # noqa: N801  it reads as a function
             rich.progress.TimeElapsedColumn(),
             rich.progress.TimeRemainingColumn(),
         )
-        self.bar = rich.progress.Progress(*columns, transient=True)
+        terminal = rich.get_console().is_terminal
+        self.bar = rich.progress.Progress(*columns, transient=True, disable=not terminal)
         task = self.bar.add_task("Starting", total=None)
         self.bar.start()
 

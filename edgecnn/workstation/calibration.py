@@ -15,6 +15,9 @@ from edgecnn.errors import DataError
 from edgecnn.workstation.data.catalog import Dataset, Picture
 from edgecnn.workstation.data.pipeline import codes_of
 
+COUNT = 200
+"""Pictures in a list for a model that has no recipe."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -48,9 +48,12 @@ def test_keras_float_and_int8_are_fed_identical_codes_and_decide_alike(
         predictor = load(path)
         invoke, seen = predictor.interpreter.invoke_bytes, []
 
-        def spy(pixels, table, invoke=invoke, seen=seen):  # type: ignore[no-untyped-def]
-            seen.append((pixels if table is None else table[pixels]).astype(np.uint8).tobytes())
-            return invoke(pixels, table)
+        def spy(pixels, write, invoke=invoke, seen=seen):  # type: ignore[no-untyped-def]
+            codes = np.array(pixels, np.uint8 if write is None else np.float32)
+            if write is not None:
+                write(codes, pixels)
+            seen.append(codes.astype(np.uint8).tobytes())
+            return invoke(pixels, write)
 
         predictor.interpreter.invoke_bytes = spy  # type: ignore[method-assign]
         for pixels in pictures:

@@ -1,0 +1,99 @@
+"""What a training run leaves on disk, so that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgecnn.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One row of the history.
+
+    Attributes:
+        number: Counted from 1; 0 is the head on the frozen trunk.
+        loss: Mean over the training pictures of the epoch, as augmented.
+        val_loss: On the val split.
+        val_top1: Share of the val pictures whose label is right.
+        seconds: Of the epoch.
+        waiting_share: Share of that time in which the training step waited for pictures.
+    """
+
+    number: int
+    loss: float
+    val_loss: float
+    val_top1: float
+    seconds: float
+    waiting_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What a killed run needs to go on."""
+
+    recipe: str
+    data_sha256: str
+    init: str
+    history: tuple[Epoch, ...] = ()
+    best: int = 0
+    weights: str = ""
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that comes next."""
+        return self.history[-1].number + 1 if self.history else 0
+
+
+def start(out: Path, fresh: RunState, resume: bool) -> RunState:
+    """Find the run to go on with, or make room for a new one."""
+    file = out / "checkpoint" / "state.json"
+    if not resume:
+        if file.exists():
+            raise ModelError(
+                f"'{out}' holds a run that was not finished.",
+                fix="Go on with it by --resume, or choose another --out, or remove that folder.",
+            )
+        return fresh
+    if not file.exists():
+        return fresh
+    state = msgspec.json.decode(file.read_bytes(), type=RunState)
+    if (state.recipe, state.data_sha256, state.init) != (fresh.recipe, fresh.data_sha256, fresh.init):
+        raise ModelError(
+            f"The run in '{out}' was started with another recipe, other data or another --init.",
+            fix="Give the same ones, or choose another --out.",
+        )
+    return state
+
+
+def keep(checkpoint: Path, tracker: Any, model: Any, state: RunState, row: Epoch) -> RunState:
+    """Put everything on disk; the state file comes last and names the rest, so a kill leaves no mixture."""
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    weights = f"epoch-{row.number:04d}"
+    tracker.write(str(checkpoint / weights))
+    tops = {e.number: e.val_top1 for e in (*state.history, row)}
+    # Ties go to the later epoch, which has seen the lower learning rate.
+    best = max(tops, key=lambda number: (tops[number], number))
+    if best == row.number:
+        model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
+    new = replace(state, history=(*state.history, row), best=best, weights=weights)
+    half = checkpoint / "state.half"
+    half.write_bytes(msgspec.json.encode(new))
+    half.replace(checkpoint / "state.json")
+    for file in _obsolete(checkpoint, new):
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return new
+
+
+def _obsolete(checkpoint: Path, state: RunState) -> Iterator[Path]:
+    for file in checkpoint.iterdir():
+        kept = (f"{state.weights}.", f"best-{state.best:04d}.", "state.json")
+        if not file.name.startswith(kept):
+            yield file
