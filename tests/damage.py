@@ -1,6 +1,7 @@
 """Open damaged copies of model files, each in a child process, and count how that ends.
 
-Run ``python tests/damage.py --count 5000 MODEL...``; the exit code is 3 if a child crashed.
+Run ``python tests/damage.py --count 5000``; the exit code is 3 if a child crashed. Without models it
+takes a reference model as it is, and the same model as one of our files.
 """
 
 from __future__ import annotations
@@ -147,14 +148,37 @@ def trial(models: Sequence[bytes], count: int, folder: Path, seed: int = 1) -> C
     return ends
 
 
+def default_models(folder: Path) -> list[Path]:
+    """Give a foreign file, and one of ours that is made of it."""
+    from edgecnn.bundle import file
+    from edgecnn.bundle.manifest import Manifest
+    from edgecnn.core.frame import InputSpec
+    from edgecnn.core.prediction import Head
+    from edgecnn.runtime.interpreter import open_interpreter
+
+    shared = Path(__file__).resolve().parent.parent / os.environ.get("EDGECNN_SHARED", "../shared")
+    foreign = shared / "reference_models" / "vww_96_int8.tflite"
+    model = foreign.read_bytes()
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 96, 96, 3), np.uint8)
+    interpreter = open_interpreter(model, threads=1)
+    codes = (pictures.astype(np.int16) - 128).astype(np.int8)
+    outputs = np.concatenate([interpreter.invoke(picture[None])[0] for picture in codes])
+    # Two outputs of a softmax, which are no single neuron between two labels.
+    head = Head("person", "softmax", ("not_person", "person"))
+    manifest = Manifest("person", "int8", InputSpec(96, 96), (head,))
+    ours = folder / "ours.tflite"
+    file.write(ours, model, manifest, file.Golden(pictures, (outputs,)))
+    return [foreign, ours]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("models", nargs="*", type=Path)
     arguments = parser.parse_args()
-    models = [path.read_bytes() for path in arguments.models]
     folder = Path(tempfile.mkdtemp(prefix="edgecnn-damage-"))
+    models = [path.read_bytes() for path in arguments.models or default_models(folder)]
     began = time.monotonic()
     ends = trial(models, arguments.count, folder, arguments.seed)
     print(f"{arguments.count} damaged copies of {len(models)} files, {time.monotonic() - began:.0f} s")

@@ -274,10 +274,11 @@ def _clip(path: Path) -> Iterator[Frame]:
     try:
         index = 0
         while True:
-            at_s = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) if capture.isOpened() else 0.0
             is_read, pixels = capture.read()
             if not is_read:
                 break
+            # Once a frame is read, this is that frame's time; before, it is still the last one's.
+            at_s = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
             yield Frame(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), at_s, index, str(path))
             index += 1
     finally:
