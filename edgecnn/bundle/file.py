@@ -38,6 +38,7 @@ _COMMENT: Final = re.compile(rb"sha256:([0-9a-f]{64})")
 _COMMENT_BYTES: Final = len("sha256:") + 64
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _MAX_LABEL_BYTES: Final = 1 << 20
+_MAX_GOLDEN_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,19 +320,22 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 
 def _npz(golden: Golden) -> bytes:
-    """Write the arrays as numpy's ``savez`` does, with dates that never change."""
+    """Write the arrays as numpy's ``savez_compressed`` does, with dates that never change."""
     out = io.BytesIO()
     arrays = {"inputs": golden.inputs, **{f"output_{i}": a for i, a in enumerate(golden.outputs)}}
     with zipfile.ZipFile(out, "w") as archive:
         for name, array in arrays.items():
             content = io.BytesIO()
             np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(_info(f"{name}.npy"), content.getvalue())
+            archive.writestr(_info(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED, 9)
     return out.getvalue()
 
 
 def _read_golden(content: bytes) -> Golden:
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _MAX_GOLDEN_BYTES:
+                raise ValueError(f"they unpack to more than {_MAX_GOLDEN_BYTES} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             count = sum(name.startswith("output_") for name in arrays.files)
             return Golden(arrays["inputs"], tuple(arrays[f"output_{i}"] for i in range(count)))

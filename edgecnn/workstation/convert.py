@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +27,8 @@ from edgecnn.workstation.subject import Subject, read_subject
 from edgecnn.workstation.tflite import to_flatbuffer
 from edgecnn.workstation.train import Progress, Split, decisions, predict, read_split
 
-GOLDEN_COUNT = 4
-"""Pictures whose outputs travel with the model; rendered by edgecnn, so they belong to nobody else."""
+MOSAIC_PX = 8
+"""Side of a tile in the pictures whose outputs travel with the model; edgecnn makes them all itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +196,22 @@ def _manifest(
 
 def _golden(flatbuffer: bytes, spec: InputSpec) -> Golden:
     """Render a few pictures and run the new file on them."""
-    codes = np.stack([resize(_golden_picture(i), spec) for i in range(GOLDEN_COUNT)])
+    codes = golden_codes(spec)
     interpreter = open_interpreter(flatbuffer, threads=1)
     rows = [interpreter.invoke(row[None].astype(interpreter.inputs[0].dtype)) for row in codes]
     return Golden(codes, tuple(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
-def _golden_picture(index: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(index)
-    scene = render_scene(rng, flames=index % 2 == 1, height_px=256, width_px=256)
-    # A little noise makes every code occur, so that a wrong byte anywhere shows.
-    noise = rng.integers(0, 40, scene.shape, dtype=np.uint8)
-    return np.asarray(cv2.add(scene, noise), np.uint8)
+def golden_codes(spec: InputSpec) -> NDArray[np.uint8]:
+    """Render two scenes, one on fire, and two mosaics of random colours; they compress to little.
+
+    Returns:
+        Shape (4, height, width, channels), uint8: the pictures as the model sees them.
+    """
+    scenes = [render_scene(np.random.default_rng(i), i == 1, 256, 256) for i in range(2)]
+    coarse = [resize(scene, spec) // 16 * 16 for scene in scenes]
+    rng = np.random.default_rng(0)
+    rows, columns = -(-spec.height_px // MOSAIC_PX), -(-spec.width_px // MOSAIC_PX)
+    tiles = rng.integers(0, 256, (2, rows, columns, spec.channels), dtype=np.uint8)
+    mosaics = tiles.repeat(MOSAIC_PX, axis=1).repeat(MOSAIC_PX, axis=2)
+    return np.concatenate([np.stack(coarse), mosaics[:, : spec.height_px, : spec.width_px]])
