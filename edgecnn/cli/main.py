@@ -15,7 +15,7 @@ COMMANDS = {
     "demo": ("workstation", "Run the whole chain on pictures that edgecnn renders itself."),
     "data": ("data", "List, fetch and check data sets."),
     "train": ("workstation", "Train the network of a recipe on pictures."),
-    "prune": ("workstation", "Set the smallest weights of a model to zero and fine-tune the rest."),
+    "prune": ("workstation", "Take the least useful weights or channels out of a model and fine-tune the rest."),
     "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
     "inspect": ("device", "Print the layers, the metadata and the provenance of a model FILE."),
     "check": ("targets", "Say which operators of a model FILE a target runs, and why not the rest."),
@@ -66,6 +66,16 @@ def main() -> NoReturn:
     except EdgecnnError as error:
         click.echo(f"Error: {error.message}\nFix: {error.fix}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # A device has no h5py, imagehash or TensorFlow; what edgecnn itself lacks is our mistake.
+        if error.name is None or error.name.startswith("edgecnn"):
+            raise
+        click.echo(
+            f"Error: This command needs the package {error.name}, which is not installed.\n"
+            "Fix: Install the workstation side: pip install 'edgecnn[workstation]'.",
+            err=True,
+        )
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
