@@ -237,7 +237,7 @@ def _drop(row: Comparison, data: DataReport | None) -> str:
     sign = 1 if drop >= 0 else -1
     low, high = sorted((sign * low, sign * high))
     word = "less" if drop > 0 else "more"
-    amount = f"{abs(drop):.2f} pp {word} accurate{against}" if drop else f"0.00 pp less accurate{against}"
+    amount = f"{abs(drop):.2f} pp {word} accurate{against}" if drop else "equally accurate"
     of = f" of {number(data.count)}" if data else ""
     verb = "decision" if row.flipped_count == 1 else "decisions"
     return (
