@@ -339,7 +339,7 @@ def _read_golden(content: bytes) -> Golden:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             count = sum(name.startswith("output_") for name in arrays.files)
             return Golden(arrays["inputs"], tuple(arrays[f"output_{i}"] for i in range(count)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(
             f"The pictures to replay, golden.npz, cannot be read: {error}.",
             fix="Convert the model again with 'edgecnn convert'.",
