@@ -45,3 +45,6 @@ class Clock(Protocol):
 
     def now_s(self) -> float:
         """Seconds that never run backwards."""
+
+    def utc_s(self) -> float:
+        """Seconds since 1970, which someone may set back and forward."""

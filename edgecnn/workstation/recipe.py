@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.resources
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-import msgspec
-
+from edgecnn.core import settings
 from edgecnn.core.frame import InputSpec
 from edgecnn.errors import RecipeError
 
@@ -219,14 +217,8 @@ def parse(text: str) -> Recipe:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"The recipe is not valid TOML: {error}.", fix="Mend that line.") from error
-    _refuse_unknown_keys(table, Recipe, "")
-    try:
-        recipe = msgspec.convert(table, Recipe)
-    except msgspec.ValidationError as error:
-        raise RecipeError(
-            f"The recipe does not fit: {error}.".replace("`$.", "`"),
-            fix="Compare it with a recipe that ships with edgecnn, or see docs/recipes.md.",
-        ) from error
+    see = "Compare it with a recipe that ships with edgecnn, or see docs/recipes.md."
+    recipe = settings.convert(table, Recipe, "recipe", see)
     _refuse_impossible_values(recipe)
     return recipe
 
@@ -253,26 +245,6 @@ def with_epochs(recipe: Recipe, text: str, epochs: int) -> tuple[Recipe, str]:
             fix="Change train.epochs in the file instead of giving --epochs.",
         )
     return new, new_text
-
-
-def _refuse_unknown_keys(table: Mapping[str, Any], kind: type, where: str) -> None:
-    hints = get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            raise RecipeError(
-                f"The recipe has an unknown key '{where}{key}'.",
-                fix=f"Did you mean '{where}{near[0]}'?" if near else f"Use one of: {', '.join(known)}.",
-            )
-        inner = hints[key]
-        if dataclasses.is_dataclass(inner) and isinstance(value, dict):
-            _refuse_unknown_keys(value, inner, f"{where}{key}.")  # type: ignore[arg-type]
-        elif get_origin(inner) is tuple and isinstance(value, list):
-            item = get_args(inner)[0]
-            for number, row in enumerate(value):
-                if dataclasses.is_dataclass(item) and isinstance(row, dict):
-                    _refuse_unknown_keys(row, item, f"{where}{key}[{number}].")  # type: ignore[arg-type]
 
 
 def _refuse_impossible_values(recipe: Recipe) -> None:

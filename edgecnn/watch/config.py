@@ -1,0 +1,349 @@
+"""``watch.toml``: everything that decides how a camera is watched, in one file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from edgecnn.core import settings
+from edgecnn.core.alarm import AlarmPolicy
+from edgecnn.errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # tomllib came with 3.11
+    import tomli as tomllib
+
+STATE_FOLDER: Final = Path("~/.local/state/edgecnn")
+"""Where a person who runs it by hand keeps state, by the XDG base directory specification."""
+
+_POSITIVE: Final = (
+    "source.stalled_after_s",
+    "journal.quota_mb",
+    "clips.ring_mb",
+    "clips.quota_mb",
+    "webhook.timeout_s",
+    "mqtt.port",
+)
+_NOT_NEGATIVE: Final = (
+    "model.threads",
+    "source.width_px",
+    "source.height_px",
+    "source.frames_per_second",
+    "web.port",
+    "clips.pre_roll_s",
+    "clips.post_roll_s",
+)
+_LOCAL_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model looks.
+
+    Attributes:
+        path: The ``.tflite`` file.
+        threads: How many may compute; 0 for all cores, up to 4.
+        delegate: ``edgetpu``, or the path of a delegate's library; empty for the CPU.
+    """
+
+    path: Path
+    threads: int = 0
+    delegate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """Where the frames come from.
+
+    Attributes:
+        uri: ``picamera``, ``picamera:1``, ``/dev/video0``, ``0``, a clip, a folder, ``rtsp://...``,
+            ``http://...``, or ``replay:CLIP`` for the clip of an incident.
+        width_px: What to ask a camera for; 0 takes what it gives.
+        height_px: Likewise.
+        frames_per_second: What to ask a camera for, and how fast a folder is played; 0 takes what it gives.
+        realtime: Whether a clip or folder is played as it was recorded; else as fast as the model goes,
+            without a frame left out.
+        self_test: Whether to look for a frozen, covered, dark, over-exposed or wrongly coloured picture;
+            left out, of live cameras and streams only.
+        stalled_after_s: A source that gives no frame for so long counts as lost.
+    """
+
+    uri: str
+    width_px: int = 640
+    height_px: int = 480
+    frames_per_second: float = 0.0
+    realtime: bool = True
+    self_test: bool | None = None
+    stalled_after_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class JournalConfig:
+    """Where every event is kept first.
+
+    Attributes:
+        folder: Holds the journal, and pictures and clips of incidents.
+        quota_mb: How large it may grow; the oldest goes first.
+    """
+
+    folder: Path = STATE_FOLDER
+    quota_mb: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class MqttConfig:
+    """Which broker is told.
+
+    Attributes:
+        host: Its name or address.
+        port: 1883 is usual, 8883 with TLS.
+        username: Empty for none.
+        password_env: Name of the environment variable that holds the password.
+        password_file: File that holds it, instead.
+        tls: Whether the connection is encrypted.
+        ca_file: Certificates to trust; left out, those of the system.
+        topic_prefix: In front of every topic but those of Home Assistant's discovery.
+    """
+
+    host: str
+    port: int = 1883
+    username: str = ""
+    password_env: str = ""
+    password_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    topic_prefix: str = "edgecnn"
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookConfig:
+    """Which address is told.
+
+    Attributes:
+        url: Gets one POST an event.
+        secret_env: Name of the environment variable that holds the key for the signature.
+        secret_file: File that holds it, instead.
+        timeout_s: How long to wait for an answer.
+    """
+
+    url: str
+    secret_env: str = ""
+    secret_file: Path | None = None
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """What is kept of an incident to look at.
+
+    Attributes:
+        pre_roll_s: Seconds before the alarm.
+        post_roll_s: Seconds after it started.
+        ring_mb: Memory that the seconds before may take.
+        quota_mb: Disk that all clips and pictures may take; the oldest goes first.
+    """
+
+    pre_roll_s: float = 5.0
+    post_roll_s: float = 10.0
+    ring_mb: float = 16.0
+    quota_mb: float = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class GpioConfig:
+    """Which pins are switched, in Broadcom's numbering.
+
+    Attributes:
+        siren_pin: On while an alarm lasts.
+        led_pin: On while frames are looked at.
+    """
+
+    siren_pin: int | None = None
+    led_pin: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebConfig:
+    """Where the page is served.
+
+    Attributes:
+        host: ``127.0.0.1`` for this machine alone.
+        port: 0 switches the page off.
+        token_env: Name of the environment variable that holds the token; needed beyond this machine.
+        token_file: File that holds it, instead.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token_env: str = ""
+    token_file: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can open the page."""
+        return self.host in _LOCAL_HOSTS
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that decides how a camera is watched.
+
+    Attributes:
+        device: Short name of this camera, in topics and messages.
+        model: Which model looks.
+        source: At what.
+        alarm: What raises an alarm, one policy a label.
+        journal: Where every event is kept first.
+        mqtt: Which broker is told; None for none.
+        webhook: Which address is told; None for none.
+        clips: What is kept of an incident; None for nothing.
+        gpio: Which pins are switched; None for none.
+        web: Where the page is served.
+    """
+
+    device: str
+    model: ModelConfig
+    source: SourceConfig
+    alarm: tuple[AlarmPolicy, ...]
+    journal: JournalConfig = JournalConfig()
+    mqtt: MqttConfig | None = None
+    webhook: WebhookConfig | None = None
+    clips: ClipConfig | None = None
+    gpio: GpioConfig | None = None
+    web: WebConfig = WebConfig()
+
+
+def load(path: Path) -> Config:
+    """Read ``watch.toml``; paths in it count from the folder that it lies in.
+
+    Raises:
+        RecipeError: If it cannot be read, or a key or value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"The configuration '{path}' cannot be read: {error}.",
+            fix="Check the path, and that the file is UTF-8 text.",
+        ) from error
+    return parse(text, path.parent)
+
+
+def parse(text: str, folder: Path = Path()) -> Config:
+    r"""Read a configuration from TOML text.
+
+    Args:
+        text: As in the file.
+        folder: From where relative paths count.
+
+    Raises:
+        RecipeError: Names the key that is unknown, with the nearest valid one, or the value that does
+            not fit.
+
+    Example:
+        >>> text = 'device = "yard"\n[model]\npath = "fire.tflite"\n[source]\nuri = "0"\n'
+        >>> parse(text + '[[alarm]]\nlabel = "fire"').source.uri
+        '0'
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"The watch.toml is not valid TOML: {error}.", fix="Mend that line.") from error
+    see = "Compare it with docs/watch.md, which names every key."
+    config = settings.convert(table, Config, "watch.toml", see, dec_hook=_decode)
+    _refuse_impossible_values(config)
+    return _resolved(config, folder)
+
+
+def secret(env: str, file: Path | None, what: str) -> str | None:
+    """Read a secret from where the configuration says; it never stands in the file itself.
+
+    Args:
+        env: Name of an environment variable; empty for none.
+        file: A file; None for none.
+        what: What to call it in an error.
+
+    Returns:
+        The secret without white space around it; None where the configuration names no place.
+
+    Raises:
+        RecipeError: If the place that is named holds nothing.
+    """
+    if env:
+        value = os.environ.get(env, "").strip()
+        place = f"the environment variable {env}"
+    elif file is not None:
+        try:
+            value = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                f"The {what} cannot be read from '{file}': {error}.",
+                fix="Check the path and its permissions.",
+            ) from error
+        place = f"'{file}'"
+    else:
+        return None
+    if not value:
+        raise RecipeError(f"The {what} should be in {place}, which holds nothing.", fix="Put it there.")
+    return value
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"{kind.__name__} from {type(value).__name__}")
+
+
+def _resolved(config: Config, folder: Path) -> Config:
+    def at(path: Path) -> Path:
+        return folder / path.expanduser()
+
+    def maybe(path: Path | None) -> Path | None:
+        return None if path is None else at(path)
+
+    mqtt, webhook = config.mqtt, config.webhook
+    return replace(
+        config,
+        model=replace(config.model, path=at(config.model.path)),
+        journal=replace(config.journal, folder=at(config.journal.folder)),
+        mqtt=mqtt and replace(mqtt, password_file=maybe(mqtt.password_file), ca_file=maybe(mqtt.ca_file)),
+        webhook=webhook and replace(webhook, secret_file=maybe(webhook.secret_file)),
+        web=replace(config.web, token_file=maybe(config.web.token_file)),
+    )
+
+
+def _refuse_impossible_values(config: Config) -> None:
+    if not config.device or set(config.device) & set("/+#\0 \t\n"):
+        raise RecipeError(
+            f"'device' becomes part of a topic and cannot be '{config.device}'.",
+            fix="Use letters, digits, '-' and '_', for instance 'yard-2'.",
+        )
+    labels = [policy.label for policy in config.alarm]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if not labels or twice:
+        raise RecipeError(
+            f"There are two [[alarm]] for '{twice[0]}'." if twice else "There is no [[alarm]].",
+            fix="Write one [[alarm]] for each label that is watched; [[alarm.hours]] changes it by hour.",
+        )
+    if not config.web.is_local and not (config.web.token_env or config.web.token_file):
+        raise RecipeError(
+            f"The page would be open to everyone who reaches '{config.web.host}'.",
+            fix='Set web.token_env or web.token_file, or web.host = "127.0.0.1".',
+        )
+    for name in _POSITIVE + _NOT_NEGATIVE:
+        value = _setting(config, name)
+        if value is not None and not (value > 0 or (value == 0 and name in _NOT_NEGATIVE)):
+            rule = "cannot be negative" if name in _NOT_NEGATIVE else "must be above 0"
+            raise RecipeError(f"'{name}' {rule}; found {value}.", fix=f"Correct '{name}'.")
+
+
+def _setting(config: Config, name: str) -> float | None:
+    """Look a number up by its name in the file; None where its table is left out."""
+    section, key = name.split(".")
+    table = getattr(config, section)
+    value: float | None = None if table is None else getattr(table, key)
+    return value

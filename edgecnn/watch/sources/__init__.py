@@ -1,0 +1,1 @@
+"""Where frames come from: cameras, streams, clips and folders, each behind the same socket."""
