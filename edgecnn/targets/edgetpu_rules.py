@@ -138,6 +138,11 @@ def obstacle(node: Node) -> Obstacle | None:
     """
     if node.operator.is_custom:
         return _custom(node)
+    if node.op == "DEQUANTIZE" and (reader := _reader(node)):
+        return Obstacle(
+            f"it converts to float32 for {reader}, and the Edge TPU computes with 8-bit integers only",
+            _OTHER_OPS.get(reader, _ELSEWHERE),
+        )
     if node.op not in SUPPORTED:
         return Obstacle(f"the Edge TPU has no {node.op}", _OTHER_OPS.get(node.op, _ELSEWHERE))
     for rule in (_types, _constants, _rank, _activation):
@@ -169,6 +174,14 @@ def _custom(node: Node) -> Obstacle:
         f"'{node.op}' is a custom operator, which the compiler does not know",
         "Build the network from TFLite's own operators.",
     )
+
+
+def _reader(node: Node) -> str | None:
+    """Name the operator that a tensor is converted for; None at the end of the network."""
+    given = {tensor.index for tensor in node.outputs}
+    if given & {tensor.index for tensor in node.model.outputs}:
+        return None
+    return next((o.op for o in node.model.operators if given & set(o.inputs)), None)
 
 
 def _types(node: Node) -> Obstacle | None:
@@ -207,6 +220,7 @@ def _constants(node: Node) -> Obstacle | None:
 
 
 def _rank(node: Node) -> Obstacle | None:
+    """Check the rank; this also keeps PACK and SPLIT from working along a batch."""
     for tensor in node.activations:
         if any(size > 1 for size in tensor.shape[:-3]):
             return Obstacle(
@@ -295,14 +309,6 @@ def _reduction(node: Node) -> Obstacle | None:
     return Obstacle("it works along the batch dimension", "Reduce height, width or channels only.")
 
 
-def _pack(node: Node) -> Obstacle | None:
-    rank = len(node.outputs[0].shape)
-    axis = node.operator.options.get("axis", 0)
-    if rank < 4 or not isinstance(axis, int) or axis % rank:
-        return None
-    return Obstacle("it stacks along the batch dimension", "Concatenate along the channels.")
-
-
 def _pad(node: Node) -> Obstacle | None:
     values = node.constant(1)
     if values is None or values.ndim != 2 or len(values) < 4 or not values[0].any():
@@ -369,13 +375,6 @@ def _softmax(node: Node) -> Obstacle | None:
     )
 
 
-def _split(node: Node) -> Obstacle | None:
-    fed, axis = node.given(1), node.constant(0)
-    if fed is None or axis is None or len(fed.shape) < 4 or int(np.ravel(axis)[0]) % len(fed.shape):
-        return None
-    return Obstacle("it splits the batch dimension", "Split along height, width or channels.")
-
-
 def _strided_slice(node: Node) -> Obstacle | None:
     strides, options = node.constant(3), node.operator.options
     if strides is not None and not np.all(strides == 1):
@@ -404,13 +403,11 @@ _SPECIAL: Final[dict[str, Callable[[Node], Obstacle | None]]] = {
     "SUM": _reduction,
     "REDUCE_MAX": _reduction,
     "REDUCE_MIN": _reduction,
-    "PACK": _pack,
     "PAD": _pad,
     "PRELU": _prelu,
     "RESIZE_BILINEAR": _resize_bilinear,
     "RESIZE_NEAREST_NEIGHBOR": _resize_nearest,
     "SOFTMAX": _softmax,
-    "SPLIT": _split,
     "STRIDED_SLICE": _strided_slice,
     "TRANSPOSE": _transpose,
 }

@@ -140,6 +140,11 @@ def obstacle(node: Node) -> Obstacle | None:
     types = KERNELS.get(node.op)
     if types is None:
         return Obstacle(f"TensorFlow Lite Micro has no {node.op}", "Replace it by an operator that it has.")
+    if node.op in ("ARG_MAX", "ARG_MIN") and node.outputs[0].dtype != "int32":
+        return Obstacle(
+            f"it gives {node.outputs[0].dtype}; its kernel gives int32 only",
+            "Take the largest with output_type=tf.int32, or in the firmware.",
+        )
     activations = node.activations
     wrong = next((t.dtype for t in activations if t.dtype not in types), None)
     if wrong:
