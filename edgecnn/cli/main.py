@@ -15,7 +15,7 @@ COMMANDS = {
     "demo": ("workstation", "Run the whole chain on pictures that edgecnn renders itself."),
     "data": ("data", "List, fetch and check data sets."),
     "train": ("workstation", "Train the network of a recipe on pictures."),
-    "prune": ("workstation", "Take the least useful weights or channels out of a model and fine-tune the rest."),
+    "prune": ("workstation", "Take the least useful weights or channels out, and fine-tune the rest."),
     "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
     "inspect": ("device", "Print the layers, the metadata and the provenance of a model FILE."),
     "check": ("targets", "Say which operators of a model FILE a target runs, and why not the rest."),

@@ -9,6 +9,8 @@ import click
 
 if TYPE_CHECKING:
     from edgecnn.bundle.manifest import Precision
+    from edgecnn.workstation.channels.allocation import Cost
+    from edgecnn.workstation.channels.shrink import Shrunk
     from edgecnn.workstation.train import Progress
 
 DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
@@ -53,22 +55,81 @@ def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | No
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help=DATA_HELP)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The .h5 to write.")
-@click.option("--sparsity", required=True, type=float, help="Share of the weights that become zero.")
-@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Of fine-tuning.")
-def prune(model: Path, data: Path, out: Path, sparsity: float, epochs: int) -> None:
-    """Set the smallest weights of a model to zero and fine-tune the rest.
+@click.option("--sparsity", type=float, help="Share of the weights that become zero: smaller after gzip.")
+@click.option("--channels", type=float, help="Share of the cost that goes with whole channels: faster.")
+@click.option(
+    "--cost", type=click.Choice(["macs", "parameters"]), default="macs", show_default=True,
+    help="What --channels counts: multiplications, or weights.",
+)  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), help="Of fine-tuning.  [default: 2; with --channels 8]")
+@click.option(
+    "--distil/--no-distil", default=True, show_default=True,
+    help="With --channels: learn from MODEL's answers too.",
+)  # fmt: skip
+@click.option("--learning-rate", type=float, help="With --channels: instead of the recipe's.")
+def prune(
+    model: Path,
+    data: Path,
+    out: Path,
+    sparsity: float | None,
+    channels: float | None,
+    cost: str,
+    epochs: int | None,
+    distil: bool,
+    learning_rate: float | None,
+) -> None:
+    """Take the least useful weights or channels out, and fine-tune the rest.
+
+    --sparsity sets single weights to zero. --channels removes whole channels, and what remains is an
+    ordinary smaller model. Give exactly one of them.
 
     \b
     Example:
         edgecnn prune out/digits/model.h5 --data mnist.npz --sparsity 0.8 --out out/digits/pruned.h5
+        edgecnn prune out/scenes/model.h5 --data data/scenes --channels 0.6 --out out/scenes/small.h5
     """
+    if (sparsity is None) == (channels is None):
+        raise click.UsageError("Give exactly one of --sparsity and --channels.")
     from edgecnn.workstation import prune as room
+    from edgecnn.workstation.channels.shrink import shrink
     from edgecnn.workstation.data.catalog import open_dataset
 
     dataset = open_dataset(data, room.classes_of(model))
     with progress_bar() as progress:
-        pruned = room.prune(model, dataset, out, sparsity, epochs, progress)
-    _print_sparsity(pruned)
+        if channels is not None:
+            _print_widths(
+                shrink(
+                    model,
+                    dataset,
+                    out,
+                    channels,
+                    epochs or 8,
+                    cast("Cost", cost),
+                    distil,
+                    learning_rate,
+                    progress,
+                )
+            )
+        elif sparsity is not None:
+            _print_sparsity(room.prune(model, dataset, out, sparsity, epochs or 2, progress))
+
+
+def _print_widths(shrunk: Shrunk) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("layer", "channels before", "after", "left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in shrunk.layers:
+        table.add_row(row.layer, str(row.before), str(row.after), f"{100 * row.after / row.before:.0f} %")
+    Console().print(table)
+    before, after = shrunk.before, shrunk.after
+    click.echo(
+        f"{shrunk.path}: val accuracy {100 * after.val_top1:.2f} % (before: {100 * before.val_top1:.2f} %), "
+        f"{after.macs:,} MACs (before: {before.macs:,}), "
+        f"{after.parameters:,} parameters (before: {before.parameters:,})"
+    )
 
 
 def _print_sparsity(pruned: object) -> None:

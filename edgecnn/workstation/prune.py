@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
-from edgecnn.workstation.backend import keras, tfmot
+from edgecnn.workstation.backend import keras, tf, tfmot
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import training_batches
 from edgecnn.workstation.recipe import Recipe, parse
@@ -164,8 +164,21 @@ def fine_tune(
     learning_rate: float,
     callbacks: Sequence[Any],
     progress: Progress,
+    retarget: Callable[[Any, Any], Any] | None = None,
 ) -> None:
-    """Train a converged model a little more, in place, with a learning rate that falls to 0."""
+    """Train a converged model a little more, in place, with a learning rate that falls to 0.
+
+    Args:
+        model: What is trained.
+        head: Its answer.
+        training: Pictures of the train split.
+        recipe: Batch size, augmentation, class weights and seed are taken from it.
+        epochs: How many.
+        learning_rate: At the start.
+        callbacks: Of Keras.
+        progress: Whom to tell.
+        retarget: From a batch of varied pictures and its targets to the targets that are learned.
+    """
     spec = recipe.train
     keras.utils.set_random_seed(spec.seed)
     targets = targets_of(training.labels, head)
@@ -177,6 +190,11 @@ def fine_tune(
         batches = training_batches(
             training.codes, targets, spec.batch_size, recipe.augment, spec.seed, number
         )
+        weights = class_weights(training.labels, head, spec)
+        if retarget is not None:
+            # Keras takes a picture's class from its target, which is no longer the label alone.
+            batches = batches.map(_weigher(retarget, head, weights))
+            weights = None
         step = keras.callbacks.LambdaCallback(
             on_batch_end=lambda batch, logs, n=number: progress.on_step(
                 n, epochs, batch + 1, steps, (logs or {}).get("loss", float("nan"))
@@ -188,8 +206,23 @@ def fine_tune(
             initial_epoch=number - 1,
             verbose=0,
             callbacks=[*callbacks, step],
-            class_weight=class_weights(training.labels, head, spec),
+            class_weight=weights,
         )
+
+
+def _weigher(
+    retarget: Callable[[Any, Any], Any], head: Head, weights: dict[int, float] | None
+) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """Change the targets of a batch after its pictures were weighed by their labels."""
+
+    def change(pictures: Any, targets: Any) -> tuple[Any, ...]:
+        if weights is None:
+            return pictures, retarget(pictures, targets)
+        labels = tf.cast(targets[:, 0], tf.int32) if head.is_binary else tf.argmax(targets, -1)
+        by_label = tf.constant([weights[i] for i in range(len(weights))], tf.float32)
+        return pictures, retarget(pictures, targets), tf.gather(by_label, labels)
+
+    return change
 
 
 def _wrap(model: Any, sparsity: float, step_count: int) -> Any:

@@ -1,0 +1,1 @@
+"""Channel pruning: whole channels are cut out, and what remains is an ordinary, smaller network."""

@@ -1,0 +1,226 @@
+"""Channel pruning from end to end: judge, cut, learn again, a few times over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgecnn.core.prediction import Head
+from edgecnn.errors import ModelError
+from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import keras, tf
+from edgecnn.workstation.channels.allocation import Cost, allocate
+from edgecnn.workstation.channels.graph import analyse
+from edgecnn.workstation.channels.importance import importance
+from edgecnn.workstation.channels.surgery import cut
+from edgecnn.workstation.data.catalog import Dataset
+from edgecnn.workstation.models.zoo import summary
+from edgecnn.workstation.prune import fine_tune, gzip_size, recipe_of
+from edgecnn.workstation.train import Progress, Split, evaluate, read_split
+
+TEACHER_SHARE = 0.5
+"""How much of the target is the parent's answer; the rest is the label."""
+
+MOST_ROUNDS = 4
+"""Cuts; each is judged on what the network became after the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWidth:
+    """How many output channels of a convolution or dense layer are left."""
+
+    layer: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a model costs.
+
+    Attributes:
+        macs: Multiplications with accumulation for one picture.
+        parameters: Weights, moving statistics included.
+        size_bytes: Of the ``.h5``.
+        gzip_bytes: What gzip makes of it.
+        val_top1: Accuracy on val.
+    """
+
+    macs: int
+    parameters: int
+    size_bytes: int
+    gzip_bytes: int
+    val_top1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """What channel pruning did.
+
+    Attributes:
+        path: The smaller model.
+        layers: Widths of convolutions and dense layers, in their order.
+        before: The parent.
+        after: The smaller model.
+    """
+
+    path: Path
+    layers: tuple[LayerWidth, ...]
+    before: Size
+    after: Size
+
+
+def shrink(
+    source: Path,
+    dataset: Dataset,
+    out: Path,
+    share: float,
+    epochs: int = 8,
+    cost: Cost = "macs",
+    distil: bool = True,
+    learning_rate: float | None = None,
+    progress: Progress | None = None,
+) -> Shrunk:
+    """Cut whole channels out of a trained model, and let it learn again.
+
+    The cut is made in a few rounds of equal ratio with an epoch between them. The last fine-tuning has
+    the rest of the epochs and keeps the one that was best on val.
+
+    Args:
+        source: An ``.h5`` that ``edgecnn train`` made, or this function.
+        dataset: The data that it was trained on.
+        out: The ``.h5`` to write.
+        share: Of the cost that goes, in (0, 1); a little more may go, since channels go in eights.
+        epochs: Of fine-tuning, all rounds together.
+        cost: What is to become less: ``macs`` makes a network faster, ``parameters`` makes it smaller.
+        distil: Whether the parent's answers are half of the target.
+        learning_rate: At the start of each fine-tuning; that of the recipe if left out, since what
+            was cut out must be learned again.
+        progress: Whom to tell.
+
+    Returns:
+        What is left of each layer, and both models' costs and accuracies.
+
+    Raises:
+        ModelError: If ``share`` is out of range or cannot be reached, or the model is not of edgecnn.
+    """
+    if not 0 < share < 1:
+        raise ModelError(
+            f"--channels is a share above 0 and below 1; found {share}.", fix="Try --channels 0.5."
+        )
+    progress = progress or Progress()
+    parent, card = model_file.load(source)
+    recipe, head = recipe_of(source, card)
+    assert card is not None
+    training = read_split(dataset, "train", recipe.input, head)
+    validation = read_split(dataset, "val", recipe.input, head)
+    retarget = distilled(parent) if distil else None
+    rate = recipe.train.learning_rate if learning_rate is None else learning_rate
+    model = parent
+    rounds = rounds_of(epochs)
+    for number, round_epochs in enumerate(rounds, 1):
+        graph = analyse(model)
+        worth = importance(model, graph, head, training, recipe)
+        target = _cost_of(parent, cost) * (1 - share) ** (number / len(rounds))
+        model = cut(model, graph, allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost))
+        progress.on_note(f"Cut {number} of {len(rounds)}: {_in_words(model)}")
+        best = KeepBest(head, validation, progress)
+        fine_tune(model, head, training, recipe, round_epochs, rate, [best], progress, retarget)
+        best.restore()
+    _, val_top1 = evaluate(model, head, validation)
+    _, parent_val_top1 = evaluate(parent, head, validation)
+    model_file.save(model, out, replace(card, val_top1=val_top1))
+    return Shrunk(
+        out,
+        tuple(_widths(parent, model)),
+        _size(parent, source, parent_val_top1),
+        _size(model, out, val_top1),
+    )
+
+
+def rounds_of(epochs: int) -> tuple[int, ...]:
+    """Divide epochs into rounds: one cut for every three epochs, one epoch after each but the last.
+
+    Example:
+        >>> rounds_of(2), rounds_of(8), rounds_of(30)
+        ((2,), (1, 7), (1, 1, 1, 27))
+    """
+    count = max(1, min(MOST_ROUNDS, epochs // 3))
+    return (*[1] * (count - 1), epochs - count + 1)
+
+
+def distilled(parent: Any) -> Callable[[Any, Any], Any]:
+    """Give the function that mixes a batch's targets with the parent's answers to the same pictures.
+
+    Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean.
+
+    Source:
+        G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,
+        at temperature 1; the parent sees the picture as it was varied for the child, as in L. Beyer et
+        al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022.
+    """
+
+    def retarget(pictures: Any, targets: Any) -> Any:
+        answers = tf.reshape(parent(pictures, training=False), tf.shape(targets))
+        return (1 - TEACHER_SHARE) * targets + TEACHER_SHARE * answers
+
+    return retarget
+
+
+class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras comes without types
+    """Measures the model on val after each epoch and remembers the best weights.
+
+    Args:
+        head: Its answer.
+        validation: What it is measured on.
+        progress: Whom to tell.
+    """
+
+    def __init__(self, head: Head, validation: Split, progress: Progress) -> None:
+        super().__init__()
+        self.head, self.validation, self.progress = head, validation, progress
+        self.top1 = -1.0
+        self.weights: list[Any] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
+        """Measure; ties go to the later epoch, which has seen the lower learning rate."""
+        loss, top1 = evaluate(self.model, self.head, self.validation)
+        self.progress.on_note(f"epoch {epoch + 1}: val loss {loss:.4f}, val accuracy {100 * top1:.2f} %")
+        if top1 >= self.top1:
+            self.top1, self.weights = top1, self.model.get_weights()
+
+    def restore(self) -> None:
+        """Put the best weights back."""
+        self.model.set_weights(self.weights)
+
+
+def _cost_of(model: Any, cost: Cost) -> int:
+    total = summary(model)[-1]
+    return total.macs if cost == "macs" else total.parameters
+
+
+def _in_words(model: Any) -> str:
+    total = summary(model)[-1]
+    return f"{total.macs / 1e6:.1f} million MACs, {total.parameters:,} parameters"
+
+
+def _widths(parent: Any, child: Any) -> list[LayerWidth]:
+    def channels(model: Any, name: str) -> int:
+        return int(np.shape(model.get_layer(name).kernel)[-1])
+
+    kinds = (keras.layers.Conv2D, keras.layers.Dense)
+    names = [
+        layer.name
+        for layer in parent.layers
+        if isinstance(layer, kinds) and not isinstance(layer, keras.layers.DepthwiseConv2D)
+    ]
+    return [LayerWidth(name, channels(parent, name), channels(child, name)) for name in names]
+
+
+def _size(model: Any, path: Path, val_top1: float) -> Size:
+    total = summary(model)[-1]
+    return Size(total.macs, total.parameters, path.stat().st_size, gzip_size(path), val_top1)

@@ -1,0 +1,270 @@
+"""Channel pruning: the cut is exact, the choice is sensible, and what remains is an ordinary model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from blobs import RECIPE
+from click.testing import CliRunner
+
+from edgecnn.cli.workstation import prune as prune_command
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head
+from edgecnn.errors import ModelError
+from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import keras
+from edgecnn.workstation.channels.allocation import LEAST, MULTIPLE, Price, allocate
+from edgecnn.workstation.channels.graph import ChannelGraph, Keep, analyse
+from edgecnn.workstation.channels.importance import importance
+from edgecnn.workstation.channels.shrink import distilled, rounds_of, shrink
+from edgecnn.workstation.channels.surgery import cut
+from edgecnn.workstation.convert import convert
+from edgecnn.workstation.data.catalog import Dataset, open_dataset
+from edgecnn.workstation.models.zoo import build, summary
+from edgecnn.workstation.recipe import ModelSpec, load, parse
+from edgecnn.workstation.train import Split, loss_for, targets_of, train
+
+HEAD = Head("label", "softmax", ("a", "b", "c"))
+layers = keras.layers
+
+TOPOLOGIES = {
+    "lenet": (ModelSpec("lenet", width=4.0), 28),
+    "resnet8": (ModelSpec("resnet8"), 32),
+    "alexnet": (ModelSpec("alexnet", width=0.25, dense_units=64), 96),
+    "vgg16": (ModelSpec("vgg16", width=0.25, dense_units=64), 64),
+    "mobilenet_v1": (ModelSpec("mobilenet_v1", width=0.25), 64),
+    "mobilenet_v2": (ModelSpec("mobilenet_v2", width=0.35), 64),
+    "layers": (load("demo")[0].model, 64),
+}
+
+
+def unsettle(model: Any, rng: np.random.Generator) -> None:
+    """Give batch norm and biases values that a trained network might have, so that nothing cancels."""
+    for layer in model.layers:
+        weights = layer.get_weights()
+        if isinstance(layer, layers.BatchNormalization):
+            weights = [rng.uniform(0.5, 1.5, w.shape) for w in weights]
+        layer.set_weights([rng.uniform(-0.1, 0.1, w.shape) if "bias" in v.name else w
+                           for w, v in zip(weights, layer.weights, strict=True)])  # fmt: skip
+
+
+def ignore(model: Any, graph: ChannelGraph, gone: Keep) -> None:
+    """Set every weight to zero by which a unit that goes is read."""
+    for name, coupling in graph.couplings.items():
+        if coupling.is_dense:
+            kernel, *rest = model.get_layer(name).get_weights()
+            kernel[..., gone[coupling.reads], :] = 0
+            model.get_layer(name).set_weights([kernel, *rest])
+
+
+def largest_difference(first: Any, second: Any, shape: tuple[int, ...]) -> float:
+    pictures = np.random.default_rng(3).uniform(0, 255, (4, *shape)).astype(np.float32)
+    return float(np.abs(first(pictures).numpy() - second(pictures).numpy()).max())
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_cutting_channels_that_nobody_reads_changes_no_answer(name: str) -> None:
+    spec, side = TOPOLOGIES[name]
+    rng = np.random.default_rng(1)
+    model = build(spec, InputSpec(side, side, 3), [HEAD])
+    unsettle(model, rng)
+    graph = analyse(model)
+    keep = allocate(graph, rng.random(graph.unit_count), 0.7)
+    ignore(model, graph, ~keep)
+
+    smaller = cut(model, graph, keep)
+
+    assert largest_difference(model, smaller, (side, side, 3)) < 1e-5
+    assert summary(smaller)[-1].macs <= 0.7 * summary(model)[-1].macs
+
+
+def test_every_channel_that_a_mobilenet_makes_can_go_but_those_of_its_answer() -> None:
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64, 3), [HEAD])
+
+    graph = analyse(model)
+
+    pinned = {name for name, c in graph.couplings.items() if graph.is_fixed[c.writes].any()}
+    assert pinned == {"label_logits"}
+
+
+def concatenating() -> Any:
+    """Two branches side by side, added to a third: channels of one are tied to parts of another."""
+    picture = keras.Input((12, 12, 3))
+    left = layers.Conv2D(16, 3, padding="same", name="left")(picture)
+    right = layers.Conv2D(24, 3, padding="same", name="right")(picture)
+    both = layers.BatchNormalization(name="norm")(layers.Concatenate()([left, right]))
+    third = layers.Conv2D(40, 1, name="third")(picture)
+    x = layers.ReLU()(layers.Add()([both, third]))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="twice")(x)
+    x = layers.Flatten()(layers.MaxPooling2D(2)(x))
+    return keras.Model(picture, layers.Dense(3, activation="softmax", name="label_logits")(x))
+
+
+def test_cutting_is_exact_where_branches_are_concatenated_added_widened_and_flattened() -> None:
+    rng = np.random.default_rng(2)
+    model = concatenating()
+    unsettle(model, rng)
+    graph = analyse(model)
+    keep = allocate(graph, rng.random(graph.unit_count), 0.6)
+    ignore(model, graph, ~keep)
+
+    smaller = cut(model, graph, keep)
+
+    assert largest_difference(model, smaller, (12, 12, 3)) < 1e-5
+    assert smaller.get_layer("third").filters == (
+        smaller.get_layer("left").filters + smaller.get_layer("right").filters
+    )
+
+
+def test_a_layer_that_is_used_twice_loses_the_same_channels_in_both_places() -> None:
+    picture = keras.Input((8, 8, 3))
+    twice = layers.Conv2D(16, 3, padding="same", name="twice")
+    x = layers.Conv2D(16, 1, name="first")(picture)
+    x = twice(layers.ReLU()(twice(x)))
+    model = keras.Model(picture, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    rng = np.random.default_rng(4)
+    graph = analyse(model)
+    keep = allocate(graph, rng.random(graph.unit_count), 0.8)
+    ignore(model, graph, ~keep)
+
+    smaller = cut(model, graph, keep)
+
+    assert smaller.get_layer("twice").filters == smaller.get_layer("first").filters == 8
+    assert largest_difference(model, smaller, (8, 8, 3)) < 1e-5
+
+
+def test_a_layer_that_is_not_understood_keeps_the_channels_around_it() -> None:
+    picture = keras.Input((8, 8, 3))
+    x = layers.Conv2D(32, 3, name="before")(picture)
+    x = layers.LayerNormalization()(x)
+    x = layers.Conv2D(32, 3, name="after")(x)
+    model = keras.Model(picture, layers.Dense(3)(layers.Flatten()(x)))
+    graph = analyse(model)
+
+    smaller = cut(model, graph, allocate(graph, np.ones(graph.unit_count), 0.8))
+
+    assert smaller.get_layer("before").filters == 32
+    assert smaller.get_layer("after").filters < 32
+
+
+def test_importance_is_what_the_loss_gains_by_an_infinitesimal_step_towards_the_cut() -> None:
+    model = build(load("demo")[0].model, InputSpec(16, 16, 3), [HEAD])
+    unsettle(model, np.random.default_rng(5))
+    graph = analyse(model)
+    rng = np.random.default_rng(6)
+    few = Split(rng.integers(0, 256, (8, 16, 16, 3), np.uint8), rng.integers(0, 3, 8))
+    loss, truth = loss_for(HEAD, 0.0), targets_of(few.labels, HEAD)
+
+    def loss_now() -> float:
+        return float(loss(truth, model(few.codes.astype(np.float32), training=False)))
+
+    found = importance(model, graph, HEAD, few, load("demo")[0])
+
+    unit = max(range(graph.unit_count), key=lambda u: found[u] * (not graph.is_fixed[u]))
+    step, start = 1e-2, loss_now()
+    for name, coupling in graph.couplings.items():
+        if coupling.is_dense:
+            kernel, *rest = model.get_layer(name).get_weights()
+            kernel[..., coupling.reads == unit, :] *= 1 - step
+            model.get_layer(name).set_weights([kernel, *rest])
+    assert (loss_now() - start) ** 2 / step**2 == pytest.approx(found[unit], rel=0.2)
+
+
+def test_channels_go_where_they_save_most_for_what_they_are_worth_and_stay_multiples() -> None:
+    model = build(ModelSpec("vgg16", width=0.5, dense_units=64), InputSpec(64, 64, 3), [HEAD])
+    graph = analyse(model)
+    worth = np.ones(graph.unit_count)
+    precious = graph.couplings["block3_conv2"].writes
+    worth[precious] = 1e3
+
+    keep = allocate(graph, worth, 0.5)
+
+    widths = {name: int(keep[c.writes].sum()) for name, c in graph.couplings.items() if "conv" in name}
+    assert widths["block3_conv2"] == 128
+    assert all(width % MULTIPLE == 0 and width >= LEAST for width in widths.values())
+    assert Price.of(graph, "macs").total(keep) <= 0.5 * summary(model)[-1].macs
+
+
+def test_the_price_of_a_network_is_the_macs_that_are_counted_layer_by_layer() -> None:
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(96, 96, 3), [HEAD])
+    graph = analyse(model)
+
+    price = Price.of(graph, "macs").total(np.ones(graph.unit_count, np.bool_))
+
+    assert price == summary(model)[-1].macs
+
+
+def test_more_than_can_go_is_refused_with_what_can() -> None:
+    model = build(ModelSpec("lenet"), InputSpec(28, 28, 1), [HEAD])
+    graph = analyse(model)
+
+    with pytest.raises(ModelError, match=r"No more than [1-9]"):
+        allocate(graph, np.ones(graph.unit_count), 0.01)
+
+
+def test_half_of_the_target_is_the_parents_answer_to_the_varied_picture() -> None:
+    model = build(load("demo")[0].model, InputSpec(16, 16, 3), [HEAD])
+    pictures = np.random.default_rng(7).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    labels = np.eye(3, dtype=np.float32)[[0, 2]]
+
+    mixed = distilled(model)(pictures, labels).numpy()
+
+    assert np.allclose(mixed, (labels + model(pictures).numpy()) / 2, atol=1e-6)
+
+
+def test_all_epochs_are_used_in_rounds() -> None:
+    assert all(sum(rounds_of(epochs)) == epochs for epochs in range(1, 60))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, blobs: Path) -> tuple[Path, Dataset]:
+    text = RECIPE.replace("filters = 8", "filters = 32")
+    dataset = open_dataset(blobs)
+    return train(parse(text), text, dataset, tmp_path_factory.mktemp("parent")).path, dataset
+
+
+@pytest.fixture(scope="module")
+def small(trained: tuple[Path, Dataset], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shrink(*trained, tmp_path_factory.mktemp("small") / "small.h5", 0.6, epochs=6).path
+
+
+def test_a_pruned_network_still_knows_its_pictures_with_less_than_half_of_the_work(
+    trained: tuple[Path, Dataset], small: Path
+) -> None:
+    parent, child = model_file.load(trained[0])[0], model_file.load(small)[0]
+
+    card = model_file.read_card(small)
+
+    assert card is not None
+    assert card.val_top1 > 0.9
+    assert summary(child)[-1].macs <= 0.4 * summary(parent)[-1].macs
+
+
+def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_training(
+    trained: tuple[Path, Dataset], small: Path, tmp_path: Path
+) -> None:
+    again = shrink(small, trained[1], tmp_path / "again.h5", 0.1, epochs=1)
+    made = convert(again.path, tmp_path / "again.tflite", "int8", trained[1], qat_epochs=1)
+
+    assert again.after.macs < again.before.macs
+    assert made.check is not None
+    assert made.check.file_top1.value > 0.8
+
+
+@pytest.mark.parametrize("options", [[], ["--sparsity", "0.5", "--channels", "0.5"]])
+def test_prune_takes_exactly_one_of_sparsity_and_channels(options: list[str]) -> None:
+    result = CliRunner().invoke(prune_command, ["m.h5", "--data", "d", "--out", "o.h5", *options])
+
+    assert (result.exit_code, "exactly one" in result.output) == (2, True)
+
+
+def test_a_share_of_all_channels_is_refused_and_nothing_is_written(
+    trained: tuple[Path, Dataset], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="above 0 and below 1"):
+        shrink(*trained, tmp_path / "none.h5", 1.0)
+
+    assert not any(tmp_path.iterdir())
