@@ -6,7 +6,6 @@ import ctypes
 import importlib
 import importlib.metadata
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from edgecnn.bundle import flatbuffer
 from edgecnn.core.tensor import TensorSpec
 from edgecnn.errors import BundleError, MissingPackageError, RuntimeFault
+from edgecnn.runtime.quiet import quietly
 
 EDGETPU_OPERATOR: Final = "edgetpu-custom-op"
 """What the Edge TPU compiler puts in the place of all that it mapped."""
@@ -177,8 +177,7 @@ def open_interpreter(model: bytes, threads: int | None = None, delegate: str | N
     count = default_threads() if threads is None else threads
     delegates = [_load_delegate(package, delegate)] if delegate else None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tf.lite announces that it moved to ai-edge-litert
+        with quietly():
             implementation = package.module.Interpreter(
                 model_content=model, num_threads=count, experimental_delegates=delegates
             )
@@ -200,8 +199,7 @@ def find_package() -> _Package:
     reasons = []
     for name, module in PACKAGES:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # deprecations inside TensorFlow are not ours to mend
+            with quietly():
                 found = importlib.import_module(module)
         except ImportError as error:
             reasons.append(f"{name}: {error}")

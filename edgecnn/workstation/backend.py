@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from edgecnn.errors import MissingPackageError
+from edgecnn.runtime.quiet import quietly
 
 # TFMOT prunes and quantizes tf_keras models only, and reads this when TensorFlow is first imported.
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 # 2: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Drop what TensorFlow's C++ says of itself on standard error, past every log level."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside TensorFlow are not ours to mend
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
 
 try:
     with quietly():

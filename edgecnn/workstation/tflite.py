@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from edgecnn.bundle.manifest import Precision
 from edgecnn.errors import ModelError
 from edgecnn.runtime.interpreter import Interpreter, open_interpreter
+from edgecnn.runtime.quiet import quietly
 from edgecnn.workstation import model_file
-from edgecnn.workstation.backend import quietly, tf
+from edgecnn.workstation.backend import tf
 from edgecnn.workstation.quantize import aware_trunk_of, is_aware
 from edgecnn.workstation.subject import Subject, signature_of
 
