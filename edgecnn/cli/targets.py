@@ -61,8 +61,10 @@ def _check(file: Path, target: str) -> Check:
 
 
 def _count(result: Check) -> str:
+    from edgecnn.targets.graph import operators
+
     left = [op for op in result.ops if not op.mapped]
-    return f"{len(left)} of {len(result.ops)} operators are left out"
+    return f"it leaves out {len(left)} of {operators(len(result.ops))}"
 
 
 def _facts(file: Path, result: Check) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgecnn.bundle.flatbuffer import Model
-from edgecnn.targets.graph import Check, Node, OpVerdict, nodes, summary
+from edgecnn.targets.graph import Check, Node, OpVerdict, nodes, operators, summary
 
 XNNPACK_INT8: Final = frozenset(
     {
@@ -108,5 +108,6 @@ def _sentence(ops: tuple[OpVerdict, ...], first: OpVerdict | None, islands: list
         return f"A CPU cannot run operator {first.index} ({first.op}): {first.reason}."
     if islands:
         numbers = ", ".join(map(str, islands[:8])) + (" ..." if len(islands) > 8 else "")
-        return f"A CPU runs all {len(ops)} operators; {len(islands)} of them compute in float32: {numbers}."
-    return f"A CPU runs all {len(ops)} operators."
+        who = f"{len(islands)} of {operators(len(ops))}"
+        return f"A CPU runs the whole network; {who} compute in float32: {numbers}."
+    return f"A CPU runs the whole network: {operators(len(ops))}."

@@ -9,7 +9,17 @@ from typing import Final
 from edgecnn.bundle.flatbuffer import Model
 from edgecnn.targets import compiler
 from edgecnn.targets.edgetpu_rules import is_conversion_at_the_edge, obstacle, refusal
-from edgecnn.targets.graph import Basis, Check, Node, Obstacle, OpVerdict, nodes, parameter_bytes, summary
+from edgecnn.targets.graph import (
+    Basis,
+    Check,
+    Node,
+    Obstacle,
+    OpVerdict,
+    nodes,
+    operators,
+    parameter_bytes,
+    summary,
+)
 
 ON_CHIP_BYTES: Final = 8 << 20
 """Memory for parameters, of which the compiler needs a part for the program and for activations.
@@ -124,7 +134,7 @@ def _already_compiled(model: Model) -> Check:
     )
     first = next((op for op in ops if not op.mapped), None)
     verdict = "This file was compiled for the Edge TPU already; " + (
-        f"{sum(not op.mapped for op in ops)} operators stay on the CPU, the first is {first.op}."
+        f"{operators(sum(not op.mapped for op in ops))} stayed on the CPU, the first is {first.op}."
         if first
         else "all of it runs there."
     )
@@ -199,9 +209,9 @@ def _finish(model: Model, ops: tuple[OpVerdict, ...], log: compiler.Log | None) 
 def _sentence(ops: tuple[OpVerdict, ...], first: OpVerdict | None, log: compiler.Log | None) -> str:
     mapped, who = sum(op.mapped for op in ops), "is mapped" if log else "is expected to be mapped"
     if first is None:
-        return f"All of the network {who} to the Edge TPU: {mapped} of {len(ops)} operators."
+        return f"All of the network {who} to the Edge TPU: {operators(len(ops))}."
     why = f"operator {first.index} ({first.op}) is the first that stays on the CPU: {first.reason}"
-    return f"{mapped} of {len(ops)} operators {'are' if log else 'are expected to be'} mapped; {why}."
+    return f"{mapped} of {operators(len(ops))} {'are' if log else 'are expected to be'} mapped; {why}."
 
 
 def _notes(size: int, log: compiler.Log | None) -> tuple[str, ...]:

@@ -145,6 +145,8 @@ def obstacle(node: Node) -> Obstacle | None:
         )
     if node.op not in SUPPORTED:
         return Obstacle(f"the Edge TPU has no {node.op}", _OTHER_OPS.get(node.op, _ELSEWHERE))
+    if not node.outputs or node.given(0) is None:
+        return Obstacle("it lacks an input or an output", "Convert the network again.")
     for rule in (_types, _constants, _rank, _activation):
         found = rule(node)
         if found:
@@ -285,8 +287,8 @@ def _mean(node: Node) -> Obstacle | None:
     if fed is None:
         return None
     pooling = "Use average pooling (AVERAGE_POOL_2D) with a window as large as the map."
-    if fed.shape[:1] != (1,) and 0 in axes and len(fed.shape) > 3:
-        return Obstacle("it reduces the batch", pooling)
+    if batch := _reduction(node):
+        return batch
     channels = len(fed.shape) - 1
     if channels in axes and fed.shape[channels] % 4:
         return Obstacle(
@@ -388,8 +390,9 @@ def _strided_slice(node: Node) -> Obstacle | None:
 
 
 def _transpose(node: Node) -> Obstacle | None:
-    order = node.constant(1)
-    if order is None or len(order) < 4 or int(order[0]) == 0:
+    values = node.constant(1)
+    order = np.ravel([] if values is None else values)
+    if len(order) < 4 or int(order[0]) == 0:
         return None
     return Obstacle("it moves the batch dimension", "Keep the layout batch, height, width, channels.")
 

@@ -210,6 +210,16 @@ def summary(
     )
 
 
+def operators(count: int) -> str:
+    """Count operators in words.
+
+    Example:
+        >>> operators(1), operators(72)
+        ('1 operator', '72 operators')
+    """
+    return f"{count} operator{'' if count == 1 else 's'}"
+
+
 def shape_text(shape: tuple[int, ...]) -> str:
     """Write a shape as people do.
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from edgecnn.bundle.flatbuffer import Model
 from edgecnn.bundle.schema import TYPE_BITS
-from edgecnn.targets.graph import WEIGHTS, Check, Node, Obstacle, OpVerdict, nodes, summary
+from edgecnn.targets.graph import WEIGHTS, Check, Node, Obstacle, OpVerdict, nodes, operators, summary
 
 _F8: Final = ("float32", "int8")
 _F816: Final = ("float32", "int8", "int16")
@@ -140,9 +140,10 @@ def obstacle(node: Node) -> Obstacle | None:
     types = KERNELS.get(node.op)
     if types is None:
         return Obstacle(f"TensorFlow Lite Micro has no {node.op}", "Replace it by an operator that it has.")
-    if node.op in ("ARG_MAX", "ARG_MIN") and node.outputs[0].dtype != "int32":
+    wide = next((t.dtype for t in node.outputs if t.dtype != "int32"), None)
+    if node.op in ("ARG_MAX", "ARG_MIN") and wide:
         return Obstacle(
-            f"it gives {node.outputs[0].dtype}; its kernel gives int32 only",
+            f"it gives {wide}; its kernel gives int32 only",
             "Take the largest with output_type=tf.int32, or in the firmware.",
         )
     activations = node.activations
@@ -247,7 +248,7 @@ def _sentence(ops: tuple[OpVerdict, ...], first: OpVerdict | None, arena: int | 
     if first:
         return f"TensorFlow Lite Micro cannot run operator {first.index} ({first.op}): {first.reason}."
     measured = f"; the arena takes {arena:,} bytes" if arena else ""
-    return f"TensorFlow Lite Micro has kernels for all {len(ops)} operators{measured}."
+    return f"TensorFlow Lite Micro has a kernel for the whole network, {operators(len(ops))}{measured}."
 
 
 def _notes(trial: Trial | None) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def test_a_check_that_passes_ends_with_status_0_and_a_verdict(shared: Path) -> N
     done = check(shared / "reference_models" / "vww_96_int8.tflite", "--target", "edgetpu")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "All of the network is expected to be mapped to the Edge TPU: 31 of 31 operators." in done.stdout
+    assert "All of the network is expected to be mapped to the Edge TPU: 31 operators." in done.stdout
     assert "Basis: prediction" in done.stdout
 
 

@@ -37,7 +37,7 @@ def test_a_float_network_is_no_chain_of_islands() -> None:
     graph = Graph()
     graph.op("RELU", (graph.input((1, 4, 4, 8), "float32"),), (1, 4, 4, 8), "float32")
 
-    assert cpu.check(graph.model()).verdict == "A CPU runs all 1 operators."
+    assert cpu.check(graph.model()).verdict == "A CPU runs the whole network: 1 operator."
 
 
 @pytest.mark.parametrize(
