@@ -63,7 +63,7 @@ _ARENA_BYTES: Final = 64 << 20
 _TIMEOUT_S: Final = 120.0
 
 _NOT_INSTALLED: Final = (
-    "The arena was not measured: install tflite-micro ('pip install --pre tflite-micro', Linux on x86-64)."
+    "The arena was not measured: install tflite-micro (pip install 'edgecnn[micro]', Linux on x86-64)."
 )
 
 
