@@ -200,7 +200,9 @@ def _types(node: Node) -> Obstacle | None:
 
 def _wrong_type(node: Node, dtype: str) -> Obstacle:
     fix = _INT8
-    if node.op == "QUANTIZE":
+    if node.op == "QUANTIZE" and not is_conversion_at_the_edge(node):
+        fix = "Give the float operator before it a substitute that computes in integers."
+    elif node.op == "QUANTIZE":
         fix = "Convert with uint8 inputs, as 'edgecnn convert' does, and scale on the host."
     elif dtype == "int16":
         fix = "Convert with 8-bit activations: 'edgecnn convert --precision int8'."
