@@ -163,6 +163,7 @@ class Event:
         detail: A sentence for people.
         box: Where, if the model tells.
         at_utc_s: When, on the wall clock, in seconds since 1970; None where nobody looked.
+        event_id: Unique; the journal gives it, and whoever is told twice knows by it.
     """
 
     kind: Literal["started", "updated", "ended", "camera"]
@@ -174,6 +175,7 @@ class Event:
     detail: str = ""
     box: Box | None = None
     at_utc_s: float | None = None
+    event_id: str = ""
 
 
 def step(

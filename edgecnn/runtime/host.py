@@ -16,6 +16,7 @@ _OS_RELEASE = Path("/etc/os-release")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _TEMPERATURE = Path("/sys/class/thermal/thermal_zone0/temp")
 _STATUS = Path("/proc/self/status")
+_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,34 @@ def peak_memory_bytes() -> int | None:
         if name == "VmHWM":
             return int(value.split()[0]) * 1024
     return None
+
+
+def temperature_celsius() -> float | None:
+    """How hot the processor is now; None where the kernel does not tell."""
+    return _celsius(_text(_TEMPERATURE))
+
+
+def is_throttled() -> bool | None:
+    """Whether a Raspberry Pi holds its clock back now; None on another board.
+
+    Source:
+        Raspberry Pi documentation, vcgencmd get_throttled: bit 0 under-voltage, bit 1 frequency capped,
+        bit 2 throttled, bit 3 soft temperature limit; higher bits tell of the past.
+    """
+    return _is_throttled(_text(_THROTTLED))
+
+
+def _is_throttled(flags: str | None) -> bool | None:
+    """Read the firmware's flags.
+
+    Example:
+        >>> _is_throttled("50005"), _is_throttled("0x50000"), _is_throttled(None)
+        (True, False, None)
+    """
+    try:
+        return None if flags is None else bool(int(flags, 16) & 0xF)
+    except ValueError:
+        return None
 
 
 def _text(path: Path) -> str | None:

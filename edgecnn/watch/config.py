@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from edgecnn.core import settings
 from edgecnn.core.alarm import AlarmPolicy
@@ -22,6 +22,7 @@ STATE_FOLDER: Final = Path("~/.local/state/edgecnn")
 
 _POSITIVE: Final = (
     "source.stalled_after_s",
+    "source.frozen_after_s",
     "journal.quota_mb",
     "clips.ring_mb",
     "clips.quota_mb",
@@ -70,6 +71,13 @@ class SourceConfig:
         self_test: Whether to look for a frozen, covered, dark, over-exposed or wrongly coloured picture;
             left out, of live cameras and streams only.
         stalled_after_s: A source that gives no frame for so long counts as lost.
+        frozen_after_s: A picture that does not change at all for so long counts as frozen. Above the
+            distance of key frames of a stream, which may show a still scene without a change between.
+        format: Of a Raspberry Pi camera, by libcamera's name: ``RGB888``, ``BGR888``, ``XRGB8888`` or
+            ``XBGR8888``; all of them give the same colours.
+        username: For a stream that asks for one.
+        password_env: Name of the environment variable that holds the password of a stream.
+        password_file: File that holds it, instead.
     """
 
     uri: str
@@ -79,6 +87,11 @@ class SourceConfig:
     realtime: bool = True
     self_test: bool | None = None
     stalled_after_s: float = 5.0
+    frozen_after_s: float = 10.0
+    format: Literal["RGB888", "BGR888", "XRGB8888", "XBGR8888"] = "RGB888"
+    username: str = ""
+    password_env: str = ""
+    password_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +322,7 @@ def _resolved(config: Config, folder: Path) -> Config:
     return replace(
         config,
         model=replace(config.model, path=at(config.model.path)),
+        source=replace(config.source, password_file=maybe(config.source.password_file)),
         journal=replace(config.journal, folder=at(config.journal.folder)),
         mqtt=mqtt and replace(mqtt, password_file=maybe(mqtt.password_file), ca_file=maybe(mqtt.ca_file)),
         webhook=webhook and replace(webhook, secret_file=maybe(webhook.secret_file)),

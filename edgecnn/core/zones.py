@@ -1,0 +1,207 @@
+"""Which score an alarm follows, and where in the picture it comes from."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.alarm import AlarmPolicy, Box, Zone
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head, Prediction
+from edgecnn.errors import RecipeError
+
+_PARTS: Final = 16
+"""A cell is divided so often each way to see how much of it a polygon covers."""
+
+_HALF: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where the picture lies in the network's input; all of it unless the resize leaves black borders.
+
+    Attributes:
+        left: Of the picture, as a share of the input's width.
+        top: As a share of its height.
+        width: Of the picture, as a share of the input's width.
+        height: As a share of its height.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+
+    @classmethod
+    def of(cls, spec: InputSpec, picture_height_px: int, picture_width_px: int) -> Window:
+        """Say where ``core.frame.resize`` puts a picture.
+
+        Example:
+            >>> Window.of(InputSpec(100, 100, resize="letterbox"), 240, 480)
+            Window(left=0.0, top=0.25, width=1.0, height=0.5)
+        """
+        if spec.resize == "stretch":
+            return cls()
+        ratio = min(spec.height_px / picture_height_px, spec.width_px / picture_width_px)
+        height_px, width_px = (
+            max(1, round(picture_height_px * ratio)),
+            max(1, round(picture_width_px * ratio)),
+        )
+        top_px, left_px = (spec.height_px - height_px) // 2, (spec.width_px - width_px) // 2
+        return cls(
+            left_px / spec.width_px,
+            top_px / spec.height_px,
+            width_px / spec.width_px,
+            height_px / spec.height_px,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Which number of a prediction a policy follows.
+
+    Attributes:
+        policy: The policy.
+        head: Gives the score.
+        column: Of the label in that head.
+        heatmap: Tells where; None if the model has no heatmap of the label.
+        heatmap_column: Of the label in the heatmap.
+    """
+
+    policy: AlarmPolicy
+    head: str
+    column: int
+    heatmap: str | None
+    heatmap_column: int = 0
+
+
+def aim(policy: AlarmPolicy, heads: Sequence[Head]) -> Aim:
+    """Find what a policy follows in what a model gives.
+
+    A policy with zones follows the heatmap of its label. One without follows the first other head that
+    has the label, which saw the picture as a whole, and takes from the heatmap only where it burns.
+
+    Raises:
+        RecipeError: If the model has no such label, or no heatmap for the zones.
+
+    Example:
+        >>> aim(AlarmPolicy("fire"), [Head("fire", "sigmoid", ("no_fire", "fire"))]).column
+        1
+    """
+    having = [head for head in heads if policy.label in head.labels]
+    if not having:
+        known = [label for head in heads for label in head.labels]
+        near = difflib.get_close_matches(policy.label, known, n=1)
+        raise RecipeError(
+            f"The model has no label '{policy.label}'.",
+            fix=f"Did you mean '{near[0]}'?" if near else f"Watch one of: {', '.join(known)}.",
+        )
+    heatmap = next((head for head in having if head.kind == "heatmap"), None)
+    if policy.has_zones and heatmap is None:
+        raise RecipeError(
+            f"The alarm for '{policy.label}' has zones, and the model does not say where it sees that: "
+            "it has no heatmap of it.",
+            fix="Take a model with a heatmap head, or leave out include and exclude.",
+        )
+    whole = next((head for head in having if head.kind != "heatmap"), None)
+    chosen = heatmap if heatmap is not None and (policy.has_zones or whole is None) else (whole or having[0])
+    where = heatmap.labels.index(policy.label) if heatmap else 0
+    name = heatmap.name if heatmap else None
+    return Aim(policy, chosen.name, chosen.labels.index(policy.label), name, where)
+
+
+def score_of(aim: Aim, prediction: Prediction, window: Window = Window()) -> float:
+    """Read the score that a policy follows; of a heatmap, the highest of the cells that count."""
+    scores = prediction.heads[aim.head][..., aim.column]
+    if scores.ndim < 2:
+        return float(scores)
+    if aim.policy.has_zones:
+        scores = scores[
+            mask(aim.policy.include, aim.policy.exclude, scores.shape[0], scores.shape[1], window)
+        ]
+    return float(scores.max()) if scores.size else 0.0
+
+
+def box_of(aim: Aim, prediction: Prediction, window: Window = Window()) -> Box | None:
+    """Find where a label is seen: the cells around the highest that are at or above ``off_score``.
+
+    Returns:
+        The box in the picture, in steps of one cell of the heatmap; None if the model has none, or if
+        no cell that counts is so high.
+    """
+    if aim.heatmap is None:
+        return None
+    scores = prediction.heads[aim.heatmap][..., aim.heatmap_column]
+    rows, columns = scores.shape
+    counts = mask(aim.policy.include, aim.policy.exclude, rows, columns, window)
+    inside = np.where(counts, scores, np.float32(0))
+    peak = np.unravel_index(int(inside.argmax()), inside.shape)
+    high = (inside >= aim.policy.off_score).astype(np.uint8)
+    if not high[peak]:
+        return None
+    _, marks = cv2.connectedComponents(high, connectivity=8)
+    found_rows, found_columns = np.nonzero(marks == marks[peak])
+    left, right = found_columns.min() / columns, (found_columns.max() + 1) / columns
+    top, bottom = found_rows.min() / rows, (found_rows.max() + 1) / rows
+    return (
+        _share(left, window.left, window.width),
+        _share(top, window.top, window.height),
+        _share(right, window.left, window.width),
+        _share(bottom, window.top, window.height),
+    )
+
+
+def _share(position: float, start: float, length: float) -> float:
+    return float(min(max((position - start) / length, 0.0), 1.0))
+
+
+@functools.lru_cache(maxsize=32)
+def mask(
+    include: tuple[Zone, ...], exclude: tuple[Zone, ...], rows: int, columns: int, window: Window = Window()
+) -> NDArray[np.bool_]:
+    """Say which cells of a heatmap count.
+
+    A cell counts if any of it lies in an ``include`` zone, and if less than half of it lies in
+    ``exclude`` zones; each of those takes at least the cell that it covers most.
+
+    Args:
+        include: Where to look; empty for everywhere.
+        exclude: Where not to look.
+        rows: Of the heatmap.
+        columns: Of the heatmap.
+        window: Where the picture lies in the heatmap.
+
+    Returns:
+        Shape (rows, columns); do not write into it, others read it too.
+
+    Example:
+        >>> mask((), (((0, 0), (0.5, 0), (0.5, 1), (0, 1)),), 1, 2).tolist()
+        [[False, True]]
+    """
+    counts: NDArray[np.bool_] = np.full((rows, columns), not include)
+    for zone in include:
+        counts |= _covered(zone, rows, columns, window) > 0
+    for zone in exclude:
+        covered = _covered(zone, rows, columns, window)
+        counts &= covered < min(_HALF, float(covered.max()) or _HALF)
+    counts.setflags(write=False)
+    return counts
+
+
+def _covered(zone: Zone, rows: int, columns: int, window: Window) -> NDArray[np.float64]:
+    """Measure which share of each cell a polygon covers."""
+    canvas: NDArray[np.uint8] = np.zeros((rows * _PARTS, columns * _PARTS), np.uint8)
+    corners = np.array(zone, np.float64)
+    corners[:, 0] = (window.left + corners[:, 0] * window.width) * columns * _PARTS
+    corners[:, 1] = (window.top + corners[:, 1] * window.height) * rows * _PARTS
+    # fillPoly takes points as centres of pixels and fills the border too, so half a pixel is taken off.
+    cv2.fillPoly(canvas, [np.round(corners - 0.5).astype(np.int32)], 1)
+    cells = canvas.reshape(rows, _PARTS, columns, _PARTS)
+    return np.asarray(cells.mean(axis=(1, 3)), np.float64)
