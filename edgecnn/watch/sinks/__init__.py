@@ -1,0 +1,1 @@
+"""Who is told: a durable journal first, and everything else fed from it."""

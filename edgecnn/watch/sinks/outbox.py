@@ -1,0 +1,184 @@
+"""Everyone who is told, behind one sink: the journal first, the others fed from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from edgecnn.core.alarm import Event
+from edgecnn.core.frame import Frame
+from edgecnn.core.ports import Sink
+from edgecnn.core.prediction import Prediction
+from edgecnn.watch.config import Config, secret
+from edgecnn.watch.mute import Mute
+from edgecnn.watch.sinks.clips import ClipSink
+from edgecnn.watch.sinks.feed import Feed
+from edgecnn.watch.sinks.gpio import GpioSink
+from edgecnn.watch.sinks.journal import Journal
+from edgecnn.watch.sinks.mqtt import MqttSink
+from edgecnn.watch.sinks.webhook import WebhookSink
+from edgecnn.watch.status import Fault
+
+CLIPS_FOLDER: Final = "incidents"
+"""In the folder of the journal."""
+
+LIVE: Final = frozenset({"clips", "gpio", "terminal"})
+"""Sinks for which an event of yesterday means nothing."""
+
+_GRACE_S: Final = 0.5
+_FEEDS_S: Final = 1.0
+
+
+class Outbox:
+    """A sink in front of all others.
+
+    Args:
+        config: Names them.
+        mute: Silences the siren.
+        extra: Further sinks by name, for instance a terminal; each has its own place in the journal.
+
+    Raises:
+        EdgecnnError: If one of them cannot work as configured.
+    """
+
+    def __init__(
+        self, config: Config, mute: Mute | None = None, extra: Mapping[str, Sink] | None = None
+    ) -> None:
+        self._mute = mute or Mute()
+        self.journal = Journal(config.journal.folder, config.journal.quota_mb, pictures=self._pictures)
+        self._feeds: dict[str, Feed] = {}
+        self._built: dict[str, object] = {}
+        try:
+            for name, sink in (extra or {}).items():
+                self._feeds[name] = self._feed(name, sink)
+            self.reload(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def on_prediction(self, frame: Frame, prediction: Prediction) -> None:
+        """Pass a frame on to those who want it."""
+        for feed in tuple(self._feeds.values()):
+            feed.on_prediction(frame, prediction)
+
+    def on_event(self, event: Event) -> None:
+        """Write an event down; everyone else learns of it from there."""
+        self.journal.on_event(event)
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Say who is not told now, and why."""
+        feeds = (feed.fault() for feed in tuple(self._feeds.values()))
+        return self.journal.faults() + tuple(fault for fault in feeds if fault is not None)
+
+    def reload(self, config: Config) -> None:
+        """Follow a changed configuration; sinks whose section is the same go on undisturbed.
+
+        The journal stays where it is: its folder is read at the start only.
+
+        Raises:
+            EdgecnnError: If a sink cannot work as configured; then all go on as they were.
+        """
+        wanted = _sections(config)
+        changed = [name for name in wanted if self._built.get(name) != wanted[name]]
+        # Pins cannot be opened twice, and recordings of one folder would meet: these let go first.
+        exclusive = [name for name in changed if name in ("gpio", "clips")]
+        new: dict[str, Sink] = {}
+        try:
+            for name in changed:
+                if name not in exclusive:
+                    new[name] = self._maker(name, config)()
+            for name in exclusive:
+                self._drop(name)
+                new[name] = self._maker(name, config)()
+        except BaseException:
+            for sink in new.values():
+                sink.close()
+            self._restore(exclusive)
+            raise
+        for name in [name for name in self._built if name not in wanted or name in new]:
+            self._drop(name)
+        for name, sink in new.items():
+            self._feeds[name] = self._feed(name, sink)
+        self._built = wanted
+        self._config = config
+
+    def close(self) -> None:
+        """Give everyone a moment to take what is left, then let go; may be called twice."""
+        ends_at_s = time.monotonic() + _GRACE_S
+        feeds = tuple(self._feeds.values())
+        while time.monotonic() < ends_at_s and any(not f.is_caught_up and f.fault() is None for f in feeds):
+            time.sleep(0.01)
+        for feed in feeds:
+            feed.stop()
+        ends_at_s = time.monotonic() + _FEEDS_S
+        for feed in feeds:
+            feed.close(max(0.0, ends_at_s - time.monotonic()))
+        self.journal.close()
+
+    def _feed(self, name: str, sink: Sink) -> Feed:
+        return Feed(name, sink, self.journal, is_live=name in LIVE)
+
+    def _drop(self, name: str) -> None:
+        feed = self._feeds.pop(name, None)
+        if feed is not None:
+            feed.close()
+
+    def _restore(self, names: list[str]) -> None:
+        for name in names:
+            if name in self._built and name not in self._feeds:
+                self._feeds[name] = self._feed(name, self._maker(name, self._config)())
+
+    def _maker(self, name: str, config: Config) -> Callable[[], Sink]:
+        return partial(_MAKERS[name], self, config)
+
+    def _make_mqtt(self, config: Config) -> Sink:
+        mqtt = config.mqtt
+        assert mqtt is not None
+        labels = [policy.label for policy in config.alarm]
+        password = secret(mqtt.password_env, mqtt.password_file, "password of the broker")
+        return MqttSink(mqtt, config.device, labels, password, self._standing)
+
+    def _make_webhook(self, config: Config) -> Sink:
+        webhook = config.webhook
+        assert webhook is not None
+        key = secret(webhook.secret_env, webhook.secret_file, "secret of the webhook")
+        return WebhookSink(webhook, config.device, key or "")
+
+    def _make_clips(self, config: Config) -> Sink:
+        assert config.clips is not None
+        return ClipSink(config.clips, self.journal.folder / CLIPS_FOLDER, self.journal.order)
+
+    def _make_gpio(self, config: Config) -> Sink:
+        assert config.gpio is not None
+        return GpioSink(config.gpio, lambda: bool(self._mute))
+
+    def _standing(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        return self.journal.open_alarms(), self.journal.open_camera_faults()
+
+    def _pictures(self, incident_id: str) -> tuple[Path | None, Path | None]:
+        base = self.journal.folder / CLIPS_FOLDER / incident_id
+        picture, clip = base.with_name(f"{incident_id}.jpg"), base.with_name(f"{incident_id}.mp4")
+        return picture if picture.is_file() else None, clip if clip.is_file() else None
+
+
+_MAKERS: Final[Mapping[str, Callable[[Outbox, Config], Sink]]] = {
+    "clips": Outbox._make_clips,
+    "gpio": Outbox._make_gpio,
+    "mqtt": Outbox._make_mqtt,
+    "webhook": Outbox._make_webhook,
+}
+
+
+def _sections(config: Config) -> dict[str, object]:
+    """Give everything that a sink depends on, by its name, for those that are configured."""
+    labels = tuple(policy.label for policy in config.alarm)
+    sections: dict[str, tuple[object, ...]] = {
+        "clips": (config.clips,),
+        "gpio": (config.gpio,),
+        "mqtt": (config.mqtt, config.device, labels),
+        "webhook": (config.webhook, config.device),
+    }
+    return {name: section for name, section in sections.items() if section[0] is not None}
