@@ -9,14 +9,22 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: demo test setup lint clean figures classics bench-overhead damage docs
+.PHONY: programs faults demo test setup lint clean figures classics bench-overhead damage docs
 .SECONDARY:
 
 demo: .venv/ready
 	$(BIN)/edgecnn demo --out out/demo
 
-test: .venv/ready lint
+test: .venv/ready programs lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+# What tests use for real, as command:package; they skip where it is absent and nobody may install it.
+PROGRAMS := mosquitto:mosquitto faketime:faketime openssl:openssl
+
+programs:
+	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	echo "Installing$$missing for the tests ..."; apt-get update -q && apt-get install -qy $$missing; fi
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -72,6 +80,10 @@ damage: .venv/ready
 bench-overhead: .venv/ready
 	$(BIN)/python tests/benchmarks/predict_overhead.py $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.5_160_quant.tflite
 	$(BIN)/python tests/benchmarks/help_time.py
+
+# 200 kill -9 with the broker going up and down, then every fault that a camera box meets. A table.
+faults: .venv/ready programs
+	$(BIN)/python tests/faults.py --kills 200
 
 docs: .venv/ready
 	$(BIN)/python tests/commands_page.py
