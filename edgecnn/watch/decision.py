@@ -1,0 +1,183 @@
+"""What is told of one frame: the alarms and the self-test together, without threads and without clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from secrets import token_hex
+
+from edgecnn.core.alarm import AlarmState, Event, step
+from edgecnn.core.frame import Frame, InputSpec
+from edgecnn.core.prediction import Head, Prediction
+from edgecnn.core.zones import Aim, Window, aim, box_of, score_of
+from edgecnn.watch.config import Config
+from edgecnn.watch.selftest import DETAILS, SelfTest, forget_frame, judge
+
+
+def new_id(utc_s: float) -> str:
+    """Make an id that no other incident has; later ones sort later while the clock runs right.
+
+    Example:
+        >>> new_id(1.7e9).startswith("018bcfe56800-"), new_id(0) == new_id(0)
+        (True, False)
+    """
+    return f"{max(0, int(utc_s * 1000)):012x}-{token_hex(5)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides.
+
+    Attributes:
+        aims: Which score each policy follows.
+        input: What the resize makes of a picture.
+        self_tests: Whether the picture is tested.
+        frozen_after_s: From when on an unchanged picture counts as frozen.
+    """
+
+    aims: tuple[Aim, ...]
+    input: InputSpec
+    self_tests: bool
+    frozen_after_s: float
+
+    @classmethod
+    def of(cls, config: Config, heads: Sequence[Head], spec: InputSpec, is_live: bool) -> Rules:
+        """Check a configuration against a model.
+
+        Raises:
+            RecipeError: If a policy watches what the model does not give.
+        """
+        chosen = config.source.self_test
+        return cls(
+            tuple(aim(policy, heads) for policy in config.alarm),
+            spec,
+            is_live if chosen is None else chosen,
+            config.source.frozen_after_s,
+        )
+
+
+class Decider:
+    """Remembers from frame to frame; ``core.alarm`` and ``watch.selftest`` do the thinking.
+
+    Args:
+        rules: What decides.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._states: dict[str, AlarmState] = {}
+        self._self_test = SelfTest()
+        self._camera_ids: dict[str, str] = {}
+
+    @property
+    def smoothed(self) -> dict[str, float]:
+        """The smoothed score by label."""
+        return {label: state.score for label, state in list(self._states.items())}
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Labels whose alarm lasts."""
+        return tuple(label for label, state in list(self._states.items()) if state.is_on)
+
+    @property
+    def camera_faults(self) -> tuple[str, ...]:
+        """What is wrong with the picture, as people were told."""
+        return tuple(self._camera_ids)
+
+    def decide(self, frame: Frame, prediction: Prediction, utc_s: float) -> list[Event]:
+        """Take one frame into account.
+
+        A frame that cannot be trusted raises no alarm and ends none.
+
+        Returns:
+            What is to be told, oldest first.
+        """
+        events = self.camera("lost", False, frame.captured_at_s, frame.index, utc_s)
+        if self.rules.self_tests:
+            self._self_test, verdict = judge(
+                self._self_test, frame.pixels_rgb, frame.captured_at_s, self.rules.frozen_after_s
+            )
+            for name in verdict.began + verdict.ended:
+                began = name in verdict.began
+                events += self.camera(name, began, frame.captured_at_s, frame.index, utc_s)
+            if verdict.suspicions:
+                return events
+        window = Window.of(self.rules.input, *frame.pixels_rgb.shape[:2])
+        for one in self.rules.aims:
+            event = self._step(one, frame, prediction, window, utc_s)
+            if event is not None:
+                events.append(event)
+        return events
+
+    def camera(
+        self, name: str, begins: bool, at_s: float, index: int, utc_s: float, detail: str = ""
+    ) -> list[Event]:
+        """Tell once that a fault of the camera begins, or that it is over."""
+        if begins == (name in self._camera_ids):
+            return []
+        if begins:
+            incident_id = self._camera_ids[name] = new_id(utc_s)
+            detail = detail or DETAILS.get(name, "")
+        else:
+            incident_id, detail = self._camera_ids.pop(name), "It is over."
+        if name == "lost":
+            self._self_test = forget_frame(self._self_test)
+        return [Event("camera", name, at_s, float(begins), index, incident_id, detail, None, utc_s)]
+
+    def follow(self, rules: Rules, at_s: float, index: int, utc_s: float) -> list[Event]:
+        """Decide by other rules from now on; alarms of labels that are still watched go on.
+
+        Returns:
+            The ends of those whose label is watched no more.
+        """
+        kept = {one.policy.label for one in rules.aims}
+        events = [
+            Event(
+                "ended",
+                label,
+                at_s,
+                state.score,
+                index,
+                state.incident_id,
+                "It is watched no more.",
+                None,
+                utc_s,
+            )
+            for label, state in self._states.items()
+            if state.is_on and label not in kept
+        ]
+        self.rules = rules
+        self._states = {label: state for label, state in self._states.items() if label in kept}
+        if not rules.self_tests:
+            for name in [name for name in self._camera_ids if name != "lost"]:
+                events += self.camera(name, False, at_s, index, utc_s)
+            self._self_test = SelfTest()
+        return events
+
+    def _step(
+        self, one: Aim, frame: Frame, prediction: Prediction, window: Window, utc_s: float
+    ) -> Event | None:
+        label = one.policy.label
+        state, event = step(
+            one.policy,
+            self._states.get(label, AlarmState()),
+            score_of(one, prediction, window),
+            frame.captured_at_s,
+            frame.index,
+            new_id=new_id(utc_s),
+            hour=_hour(utc_s) if one.policy.hours else None,
+        )
+        self._states[label] = state
+        return event and replace(event, box=box_of(one, prediction, window), at_utc_s=utc_s)
+
+
+def _hour(utc_s: float) -> float:
+    """Say what hour of the day it is here.
+
+    Example:
+        >>> 0 <= _hour(1.7e9) < 24
+        True
+    """
+    now = time.localtime(utc_s)
+    return now.tm_hour + now.tm_min / 60 + now.tm_sec / 3600
