@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -34,6 +34,7 @@ from edgecnn.watch import metrics
 from edgecnn.watch.config import Config, WebConfig
 from edgecnn.watch.guard import COOKIE, Guard, cookie, refusal, refuse_open_door, same
 from edgecnn.watch.history import History, preview, thin
+from edgecnn.watch.incident import Incident
 from edgecnn.watch.mute import Mute
 from edgecnn.watch.pictures import WIDTH_PX, boxes, encode, parts
 from edgecnn.watch.status import Status
@@ -61,31 +62,6 @@ class Watched(Protocol):
 
     def latest(self) -> tuple[Frame, Prediction] | None:
         """Give the last frame that was looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """What the page shows of an alarm.
-
-    Attributes:
-        id: Unique.
-        label: What was seen.
-        started_utc_s: When.
-        ended_utc_s: When it was over; None while it lasts.
-        score: The highest so far.
-        acknowledged: Whether a person has taken note.
-        snapshot: Its picture; None where there is none.
-        clip: Its clip; None where there is none, or none yet.
-    """
-
-    id: str
-    label: str
-    started_utc_s: float
-    ended_utc_s: float | None
-    score: float
-    acknowledged: bool = False
-    snapshot: Path | None = None
-    clip: Path | None = None
 
 
 class Incidents(Protocol):
@@ -277,7 +253,7 @@ class WebServer:
         shown = "localhost" if ipaddress.ip_address(host).is_unspecified else host
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
         settings = uvicorn.Config(
-            page.app(), log_level="error", access_log=False, lifespan="off", ws="none", loop="asyncio",
+            page.app(), log_level="critical", access_log=False, lifespan="off", ws="none", loop="asyncio",
             http="h11", server_header=False, timeout_graceful_shutdown=0,
         )  # fmt: skip
         self._server = uvicorn.Server(settings)
