@@ -48,6 +48,7 @@ EPOCHS ?= 1
 classics: out/alexnet-scenes/report.html out/vgg16-scenes/report.html
 
 DATA_digits := mnist.npz
+DATA_lenet-caffe := mnist.npz
 DATA_cifar10 := cifar10.tar.xz
 DATA_fire := fire.tar.xz
 DATA_scenes := scenes.tar.xz
@@ -71,6 +72,61 @@ out/%/int8.tflite: out/%/model.h5
 
 out/%/report.html: out/%/int8.tflite out/%/float32.tflite
 	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite --data $(EDGECNN_SHARED)/data/$(DATA_$*) --split test --out out/$*
+
+# Channel pruning: an int8 MobileNetV2 on scenes against its parent and against magnitude pruning.
+# Fine-tuning takes 20 minutes on 2 cores, the parent an hour.
+SCENES := --data $(EDGECNN_SHARED)/data/scenes.tar.xz
+out/prune-scenes/channels.h5: out/scenes/model.h5
+	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.66 --epochs 8 --learning-rate 5e-4 --out $@
+
+out/prune-scenes/sparse.h5: out/scenes/model.h5
+	$(BIN)/edgecnn prune $< $(SCENES) --sparsity 0.6 --epochs 2 --out $@
+
+out/prune-scenes/unpruned.h5: out/scenes/model.h5
+	mkdir -p $(@D) && cp $< $@
+
+out/prune-scenes/%.tflite: out/prune-scenes/%.h5
+	$(BIN)/edgecnn convert $< $(SCENES) --calibration calibration/scenes.txt --out $@
+
+bench-prune: $(foreach x,channels sparse unpruned,out/prune-scenes/$x.tflite)
+	$(BIN)/edgecnn bench $(patsubst %,--against %,$(wordlist 2,3,$^)) $< $(SCENES) --split test --out out/prune-scenes
+	$(BIN)/python tests/benchmarks/pruning_verdict.py out/prune-scenes/report.json unpruned --faster 1.8 --drop 1.0
+
+# Deep Compression's headline: a LeNet through channel pruning, magnitude pruning, clustering and int8.
+DIGITS := --data $(EDGECNN_SHARED)/data/mnist.npz
+LENET := out/lenet-caffe
+$(LENET)/channels.h5: $(LENET)/model.h5
+	$(BIN)/edgecnn prune $< $(DIGITS) --channels 0.85 --cost parameters --epochs 12 --out $@
+
+$(LENET)/sparse.h5: $(LENET)/channels.h5
+	$(BIN)/edgecnn prune $< $(DIGITS) --sparsity 0.6 --epochs 6 --out $@
+
+$(LENET)/clustered.h5: $(LENET)/sparse.h5
+	$(BIN)/edgecnn prune $< $(DIGITS) --clusters 32 --epochs 3 --out $@
+
+$(LENET)/channels.tflite $(LENET)/sparse.tflite $(LENET)/clustered.tflite: $(LENET)/%.tflite: $(LENET)/%.h5
+	$(BIN)/edgecnn convert $< $(DIGITS) --calibration calibration/lenet-caffe.txt --out $@
+
+bench-lenet: $(foreach x,clustered sparse channels int8 float32,$(LENET)/$x.tflite)
+	$(BIN)/edgecnn bench $(patsubst %,--against %,$(wordlist 2,5,$^)) $< $(DIGITS) --split test --out $(LENET)
+	$(BIN)/python tests/benchmarks/pruning_verdict.py $(LENET)/report.json float32 --smaller 40 --drop 0.1
+
+# AlexNet and VGG-16 with a tenth of their parameters. The parents must have converged: hours on 2 cores,
+# by 'make classics EPOCHS=30'.
+out/%/tenth.h5: out/%/model.h5
+	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.9 --cost parameters --epochs 12 --out $@
+
+out/%/tenth.tflite: out/%/tenth.h5
+	$(BIN)/edgecnn convert $< $(SCENES) --calibration calibration/$*.txt --out $@
+
+out/%/tenth/report.html: out/%/tenth.tflite out/%/int8.tflite
+	$(BIN)/edgecnn bench $< --against out/$*/int8.tflite $(SCENES) --split test --out out/$*/tenth
+
+bench-classics: out/alexnet-scenes/tenth/report.html out/vgg16-scenes/tenth/report.html
+
+# p50 of int8 layers of 8 k channels and of a few more.
+bench-multiples: .venv/ready
+	$(BIN)/python tests/benchmarks/channel_multiples.py
 
 # 5,000 damaged copies of a model file through the runtime, each in a child process.
 damage: .venv/ready

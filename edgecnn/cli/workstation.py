@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgecnn.bundle.manifest import Precision
     from edgecnn.workstation.channels.allocation import Cost
     from edgecnn.workstation.channels.shrink import Shrunk
+    from edgecnn.workstation.cluster import Clustered
     from edgecnn.workstation.train import Progress
 
 DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
@@ -57,6 +58,7 @@ def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | No
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The .h5 to write.")
 @click.option("--sparsity", type=float, help="Share of the weights that become zero: smaller after gzip.")
 @click.option("--channels", type=float, help="Share of the cost that goes with whole channels: faster.")
+@click.option("--clusters", type=int, help="Different values left in each kernel: smaller after gzip.")
 @click.option(
     "--cost", type=click.Choice(["macs", "parameters"]), default="macs", show_default=True,
     help="What --channels counts: multiplications, or weights.",
@@ -73,6 +75,7 @@ def prune(
     out: Path,
     sparsity: float | None,
     channels: float | None,
+    clusters: int | None,
     cost: str,
     epochs: int | None,
     distil: bool,
@@ -80,18 +83,20 @@ def prune(
 ) -> None:
     """Take the least useful weights or channels out, and fine-tune the rest.
 
-    --sparsity sets single weights to zero. --channels removes whole channels, and what remains is an
-    ordinary smaller model. Give exactly one of them.
+    --channels removes whole channels: what remains is an ordinary smaller model, and faster. --sparsity
+    sets single weights to zero, --clusters lets weights share values: both are for storage. Give exactly
+    one; one after the other, in this order, is possible.
 
     \b
     Example:
         edgecnn prune out/digits/model.h5 --data mnist.npz --sparsity 0.8 --out out/digits/pruned.h5
         edgecnn prune out/scenes/model.h5 --data data/scenes --channels 0.6 --out out/scenes/small.h5
     """
-    if (sparsity is None) == (channels is None):
-        raise click.UsageError("Give exactly one of --sparsity and --channels.")
+    if [sparsity, channels, clusters].count(None) != 2:
+        raise click.UsageError("Give exactly one of --sparsity, --channels and --clusters.")
     from edgecnn.workstation import prune as room
     from edgecnn.workstation.channels.shrink import shrink
+    from edgecnn.workstation.cluster import cluster
     from edgecnn.workstation.data.catalog import open_dataset
 
     dataset = open_dataset(data, room.classes_of(model))
@@ -112,6 +117,8 @@ def prune(
             )
         elif sparsity is not None:
             _print_sparsity(room.prune(model, dataset, out, sparsity, epochs or 2, progress))
+        elif clusters is not None:
+            _print_values(cluster(model, dataset, out, clusters, epochs or 2, progress))
 
 
 def _print_widths(shrunk: Shrunk) -> None:
@@ -129,6 +136,23 @@ def _print_widths(shrunk: Shrunk) -> None:
         f"{shrunk.path}: val accuracy {100 * after.val_top1:.2f} % (before: {100 * before.val_top1:.2f} %), "
         f"{after.macs:,} MACs (before: {before.macs:,}), "
         f"{after.parameters:,} parameters (before: {before.parameters:,})"
+    )
+
+
+def _print_values(clustered: Clustered) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("layer", "weights", "values")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in clustered.layers:
+        table.add_row(row.layer, f"{row.weight_count:,}", str(row.value_count))
+    Console().print(table)
+    click.echo(
+        f"{clustered.path}: val accuracy {100 * clustered.val_top1:.2f} % "
+        f"(before: {100 * clustered.parent_val_top1:.2f} %), {clustered.gzip_bytes:,} bytes after gzip "
+        f"(before: {clustered.parent_gzip_bytes:,})"
     )
 
 

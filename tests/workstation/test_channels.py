@@ -21,9 +21,11 @@ from edgecnn.workstation.channels.graph import ChannelGraph, Keep, analyse
 from edgecnn.workstation.channels.importance import importance
 from edgecnn.workstation.channels.shrink import distilled, rounds_of, shrink
 from edgecnn.workstation.channels.surgery import cut
+from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.models.zoo import build, summary
+from edgecnn.workstation.prune import prune, sparsity_of
 from edgecnn.workstation.recipe import ModelSpec, load, parse
 from edgecnn.workstation.train import Split, loss_for, targets_of, train
 
@@ -255,10 +257,27 @@ def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_
 
 
 @pytest.mark.parametrize("options", [[], ["--sparsity", "0.5", "--channels", "0.5"]])
-def test_prune_takes_exactly_one_of_sparsity_and_channels(options: list[str]) -> None:
+def test_prune_takes_exactly_one_of_sparsity_channels_and_clusters(options: list[str]) -> None:
     result = CliRunner().invoke(prune_command, ["m.h5", "--data", "d", "--out", "o.h5", *options])
 
     assert (result.exit_code, "exactly one" in result.output) == (2, True)
+
+
+def test_clustering_leaves_few_values_and_every_zero_of_magnitude_pruning(
+    trained: tuple[Path, Dataset], small: Path, tmp_path: Path
+) -> None:
+    sparse = prune(small, trained[1], tmp_path / "sparse.h5", 0.5, epochs=1)
+
+    clustered = cluster(sparse.path, trained[1], tmp_path / "clustered.h5", 8, epochs=1)
+
+    assert all(row.value_count <= 8 for row in clustered.layers)
+    assert sparsity_of(model_file.load(clustered.path)[0]) == sparse.layers
+    assert clustered.val_top1 > 0.9
+
+
+def test_one_value_for_all_weights_is_refused(trained: tuple[Path, Dataset], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="at least 2"):
+        cluster(*trained, tmp_path / "none.h5", 1)
 
 
 def test_a_share_of_all_channels_is_refused_and_nothing_is_written(
