@@ -193,7 +193,7 @@ def fine_tune(
         weights = class_weights(training.labels, head, spec)
         if retarget is not None:
             # Keras takes a picture's class from its target, which is no longer the label alone.
-            batches = batches.map(_weigher(retarget, head, weights))
+            batches = batches.map(weigher(retarget, head, weights))
             weights = None
         step = keras.callbacks.LambdaCallback(
             on_batch_end=lambda batch, logs, n=number: progress.on_step(
@@ -210,10 +210,19 @@ def fine_tune(
         )
 
 
-def _weigher(
+def weigher(
     retarget: Callable[[Any, Any], Any], head: Head, weights: dict[int, float] | None
 ) -> Callable[[Any, Any], tuple[Any, ...]]:
-    """Change the targets of a batch after its pictures were weighed by their labels."""
+    """Make the function that changes the targets of a batch after its pictures were weighed by their labels.
+
+    Args:
+        retarget: From pictures and targets to other targets.
+        head: Its answer says how targets stand for labels.
+        weights: By label; none leaves the pictures alike.
+
+    Returns:
+        From pictures and targets to pictures, other targets and, if there are weights, one for each picture.
+    """
 
     def change(pictures: Any, targets: Any) -> tuple[Any, ...]:
         if weights is None:

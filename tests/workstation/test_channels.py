@@ -25,7 +25,7 @@ from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.models.zoo import build, summary
-from edgecnn.workstation.prune import prune, sparsity_of
+from edgecnn.workstation.prune import prune, sparsity_of, weigher
 from edgecnn.workstation.recipe import ModelSpec, load, parse
 from edgecnn.workstation.train import Split, loss_for, targets_of, train
 
@@ -254,6 +254,16 @@ def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_
     assert again.after.macs < again.before.macs
     assert made.check is not None
     assert made.check.file_top1.value > 0.8
+
+
+def test_a_rare_label_keeps_its_weight_when_targets_are_mixed_with_the_parents_answers() -> None:
+    head, weights = Head("fire", "sigmoid", ("no", "yes")), {0: 0.5, 1: 4.0}
+    pictures, labels = np.zeros((3, 1)), np.float32([[0], [1], [1]])
+
+    _, targets, weight = weigher(lambda _, targets: 0.9 * targets, head, weights)(pictures, labels)
+
+    assert np.allclose(targets, [[0], [0.9], [0.9]])
+    assert weight.numpy().tolist() == [0.5, 4.0, 4.0]
 
 
 @pytest.mark.parametrize("options", [[], ["--sparsity", "0.5", "--channels", "0.5"]])

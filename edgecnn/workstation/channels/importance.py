@@ -54,7 +54,7 @@ def importance(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
             value = loss(wanted, model(pictures, training=False))
-        gradients = tape.gradient(value, kernels)
+        gradients = tape.gradient(value, kernels, unconnected_gradients="zero")
         # Over everything but the input channels, which stand last but one.
         return [
             tf.reduce_sum(tf.reshape(k * g, (-1, k.shape[-2], k.shape[-1])), (0, 2))
