@@ -158,9 +158,10 @@ class Journal:
         return kept if len(kept) == count else kept + [entry for entry in waiting if entry.sequence > last]
 
     def wait(self, sequence: int, timeout_s: float) -> None:
-        """Wait until there is something after ``sequence``, or the time is over."""
+        """Wait until there is something after ``sequence``, someone calls ``wake``, or the time is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._next - 1 > sequence, timeout_s)
+            if not self._is_closed and self._next - 1 <= sequence:
+                self._changed.wait(timeout_s)
 
     def wake(self) -> None:
         """End every wait."""
