@@ -24,6 +24,7 @@ COMMANDS = {
         "measure",
         "Measure accuracy and latency of FILE, side by side with others, and write a report.",
     ),
+    "watch": ("watch", "Watch a camera, and raise an alarm."),
 }
 
 
