@@ -196,12 +196,21 @@ def mask(
 
 
 def _covered(zone: Zone, rows: int, columns: int, window: Window) -> NDArray[np.float64]:
-    """Measure which share of each cell a polygon covers."""
-    canvas: NDArray[np.uint8] = np.zeros((rows * _PARTS, columns * _PARTS), np.uint8)
-    corners = np.array(zone, np.float64)
-    corners[:, 0] = (window.left + corners[:, 0] * window.width) * columns * _PARTS
-    corners[:, 1] = (window.top + corners[:, 1] * window.height) * rows * _PARTS
-    # fillPoly takes points as centres of pixels and fills the border too, so half a pixel is taken off.
-    cv2.fillPoly(canvas, [np.round(corners - 0.5).astype(np.int32)], 1)
-    cells = canvas.reshape(rows, _PARTS, columns, _PARTS)
-    return np.asarray(cells.mean(axis=(1, 3)), np.float64)
+    """Measure which share of each cell a polygon covers, by the parts whose centre lies in it.
+
+    Source:
+        The even-odd rule: a point is inside if a ray from it crosses the border an odd number of times.
+    """
+    x = (np.arange(columns * _PARTS) + 0.5) / (columns * _PARTS)
+    y = (np.arange(rows * _PARTS) + 0.5) / (rows * _PARTS)
+    corners = np.array(zone, np.float64) * (window.width, window.height) + (window.left, window.top)
+    inside: NDArray[np.bool_] = np.zeros((len(y), len(x)), np.bool_)
+    for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if y1 == y2:
+            continue
+        crosses = (y1 > y) != (y2 > y)
+        inside ^= crosses[:, None] & (x[None, :] < (x1 + (y - y1) * (x2 - x1) / (y2 - y1))[:, None])
+    if not inside.any():  # smaller than a part: it covers the one that it lies in
+        middle_x, middle_y = corners.mean(axis=0)
+        inside[min(int(middle_y * len(y)), len(y) - 1), min(int(middle_x * len(x)), len(x) - 1)] = True
+    return np.asarray(inside.reshape(rows, _PARTS, columns, _PARTS).mean(axis=(1, 3)), np.float64)
