@@ -36,6 +36,15 @@ def until(is_so: Callable[[], Any], seconds: float = 10.0) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def mute_server() -> Iterator[int]:
+    """Open a port at which someone listens and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
 @dataclass
 class Broker:
     """Mosquitto; what it was told to keep outlives a stop."""

@@ -15,7 +15,7 @@ import broker as brokers
 import cv2
 import numpy as np
 import pytest
-from broker import Broker, Listener, free_port, until
+from broker import Broker, Listener, until
 
 from edgecnn.core.alarm import Event
 from edgecnn.core.frame import Frame
@@ -197,7 +197,7 @@ def test_certificates_that_are_none_are_refused_at_the_start(tmp_path: Path, jou
 
 
 def test_a_broker_that_does_not_answer_holds_up_no_end_of_the_program(journal: Journal) -> None:
-    with telling(journal, MqttConfig("192.0.2.1", free_port())):  # TEST-NET-1: nobody is there
+    with brokers.mute_server() as port, telling(journal, here(port)):
         journal.on_event(fire("started"))
         time.sleep(0.3)
         began_s = time.monotonic()

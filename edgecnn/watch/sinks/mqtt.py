@@ -30,6 +30,7 @@ _KEEP_ALIVE_S: Final = 10
 
 _RECONNECT_S: Final = 4
 _CONNECT_S: Final = 3.0
+_GOODBYE_S: Final = 0.3
 _PICTURE_PX: Final = 640
 
 Standing = Callable[[], tuple[Mapping[str, str], Mapping[str, str]]]
@@ -117,12 +118,12 @@ class MqttSink:
         if self._client.is_connected():
             goodbye = self._client.publish(f"{self._topic}/available", "offline", qos=1, retain=True)
             with contextlib.suppress(RuntimeError, ValueError):  # then the last will says it
-                goodbye.wait_for_publish(0.5)
+                goodbye.wait_for_publish(_GOODBYE_S)
         self._client.disconnect()
         # The thread may be waiting for an address that does not answer: nobody waits for that.
         ending = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
         ending.start()
-        ending.join(0.5)
+        ending.join(_GOODBYE_S)
 
     def _on_connect(
         self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
