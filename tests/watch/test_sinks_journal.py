@@ -172,6 +172,40 @@ def fill(path: Path) -> None:
             file.write(bytes(512))
 
 
+def test_a_watch_that_starts_on_a_full_disk_goes_on_where_it_was(small_disk: Path) -> None:
+    with opened(small_disk) as journal:
+        journal.register("mqtt")
+        journal.on_event(ended("a0"))
+    fill(small_disk / "ballast")
+
+    with opened(small_disk) as journal:
+        taken = journal.register("mqtt")
+        for number in range(1, 100):
+            journal.on_event(ended(f"a{number}"))
+        told = [entry.event.incident_id for entry in journal.after(taken, 500)]
+        is_named = bool(journal.faults())
+        (small_disk / "ballast").unlink()
+
+        assert until(lambda: not journal.faults(), 5)
+    with opened(small_disk) as journal:
+        assert [entry.event.incident_id for entry in journal.after(0, 500)] == told
+    assert told == [f"a{number}" for number in range(100)]
+    assert is_named
+
+
+def test_a_watch_that_starts_where_nothing_can_be_written_tells_everyone_and_says_so(
+    small_disk: Path,
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    with opened(small_disk / "state") as journal:
+        journal.on_event(started("a1"))
+
+        assert [entry.event.incident_id for entry in journal.after(0)] == ["a1"]
+        assert journal.open_alarms() == {"fire": "a1"}
+        assert "kept in memory" in journal.faults()[0].detail
+
+
 def test_on_a_full_disk_events_are_told_all_the_same_and_written_when_there_is_space(
     small_disk: Path,
 ) -> None:

@@ -99,10 +99,7 @@ class ClipSink:
     Args:
         config: How long, how much.
         folder: Where they lie; made if it is not there.
-        order: Tells how old an incident is; the lowest goes first when the disk is full.
-
-    Raises:
-        OSError: If the folder cannot be made.
+        order: Tells how old an incident is; the lowest goes first when the quota is reached.
     """
 
     def __init__(self, config: ClipConfig, folder: Path, order: Callable[[str], int]) -> None:
@@ -115,8 +112,8 @@ class ClipSink:
         self._taken_at_s = float("-inf")
         self._fault: Fault | None = None
         self._is_closed = False
-        folder.mkdir(parents=True, exist_ok=True)
-        self._keep_what_was_interrupted()
+        self._attempt(folder.mkdir, parents=True, exist_ok=True)
+        self._attempt(self._keep_what_was_interrupted)
         self._thread = threading.Thread(target=self._run, name="clips", daemon=True)
         self._thread.start()
 
@@ -231,10 +228,10 @@ class ClipSink:
             raise
         self._keep_quota()
 
-    def _attempt(self, act: Callable[..., None], *arguments: object) -> None:
+    def _attempt(self, act: Callable[..., None], *arguments: object, **options: object) -> None:
         """Keep what can be kept: an alarm must not wait for a disk that is full."""
         try:
-            act(*arguments)
+            act(*arguments, **options)
         except Exception as error:
             said = error.message if isinstance(error, EdgecnnError) else str(error)
             since_utc_s = self._fault.since_utc_s if self._fault else time.time()

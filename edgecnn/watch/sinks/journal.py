@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -28,6 +29,7 @@ NAME: Final = "journal.sqlite3"
 ACKNOWLEDGED: Final = "acknowledged"
 """The detail of the ``updated`` event by which every sink learns that a person has taken note."""
 
+_BROKEN_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _TRY_AGAIN_S: Final = 1.0
 _LOOK_EVERY: Final = 50
 """Events between two looks at the quota: an event takes well under 1 KB."""
@@ -62,7 +64,8 @@ class Journal:
 
     An event that ``on_event`` was given is on the disk when it returns (write-ahead log,
     ``synchronous = FULL``), unless the disk takes nothing: then it waits in memory, the other sinks are
-    told all the same, and it is written as soon as the disk takes it.
+    told all the same, and it is written as soon as the disk takes it. A disk that is full or broken at
+    the start stops no alarm either.
 
     Args:
         folder: Made if it is not there; holds the journal.
@@ -86,7 +89,7 @@ class Journal:
         self._lock_file = _lock(folder)
         self._path = folder / NAME
         self._changed = threading.Condition(threading.RLock())
-        self._reading = threading.RLock()
+        self._reading: threading.RLock | threading.Condition = threading.RLock()
         self._pending: list[Entry] = []
         self._registered: dict[str, int] = {}
         self._fault: Fault | None = None
@@ -98,7 +101,7 @@ class Journal:
             self._open_or_set_aside()
             self._end_interrupted()
         except BaseException:
-            os.close(self._lock_file)
+            self._unlock()
             raise
 
     def on_prediction(self, frame: Frame, prediction: Prediction) -> None:
@@ -241,16 +244,17 @@ class Journal:
                 for connection in (self._reader, self._writer):
                     with contextlib.suppress(sqlite3.Error):
                         connection.close()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_file is not None:
             os.close(self._lock_file)
 
     def _open_or_set_aside(self) -> None:
         try:
             self._open_database()
         except sqlite3.OperationalError as error:
-            raise RuntimeFault(
-                f"The journal '{self._path}' cannot be opened: {error}.",
-                fix="Check the free space and the permissions of the folder, or set journal.folder.",
-            ) from error
+            self._open_in_need(error)
         except sqlite3.DatabaseError as error:
             aside = _free_name(self._path)
             for tail in ("", "-wal", "-shm"):
@@ -261,10 +265,22 @@ class Journal:
                 "journal", self._utc_s(), f"It was damaged ({error}); the old one lies in '{aside.name}'."
             )
 
-    def _open_database(self) -> None:
-        self._writer = _connect(self._path, "FULL")
+    def _open_in_need(self, error: sqlite3.OperationalError) -> None:
+        """Open what is there on a full disk, or else keep events in memory alone."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._open_database(needs_space=False)
+            return
+        self._open_database(":memory:", needs_space=False)
+        detail = f"It cannot be opened ({error}); events are kept in memory. Mend its disk, then restart."
+        self._dropped = Fault("journal", self._utc_s(), detail)
+
+    def _open_database(self, path: Path | str = "", needs_space: bool = True) -> None:
+        # The shared memory of WAL is a file, too; one connection alone can do without it.
+        # Source: SQLite, "Write-Ahead Logging", "Use of WAL Without Shared-Memory".
+        self._writer = _connect(path or self._path, "FULL", is_alone=not needs_space)
         try:
-            self._writer.executescript(_SCHEMA)
+            if needs_space or path:
+                self._writer.executescript(_SCHEMA)
             ends = self._writer.execute(
                 "SELECT max(coalesce((SELECT max(sequence) FROM events), 0),"
                 " coalesce((SELECT max(sequence) FROM cursors), 0))"
@@ -274,7 +290,9 @@ class Journal:
             self._writer.close()
             raise
         # Cursors need no fsync of their own: in WAL mode NORMAL survives a killed process.
-        self._reader = _connect(self._path, "NORMAL")
+        self._reader = _connect(self._path, "NORMAL") if needs_space else self._writer
+        if not needs_space:
+            self._reading = self._changed
 
     def _end_interrupted(self) -> None:
         """End what a killed program left open: nobody else will."""
@@ -400,9 +418,11 @@ def _write(connection: sqlite3.Connection, entry: Entry) -> None:
     )
 
 
-def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+def _connect(path: Path | str, synchronous: str, is_alone: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
     try:
+        if is_alone:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
     except BaseException:
@@ -411,12 +431,18 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-def _lock(folder: Path) -> int:
-    """Keep two programs from writing one journal; the kernel lets go when the program dies."""
+def _lock(folder: Path) -> int | None:
+    """Keep two programs from writing one journal; the kernel lets go when the program dies.
+
+    Returns:
+        What holds the lock; None where a broken or full disk takes no file for it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        if error.errno in _BROKEN_DISK:
+            return None
         raise RuntimeFault(
             f"The journal cannot be kept in '{folder}': {error.strerror}.",
             fix="Set journal.folder to a folder that may be written.",
