@@ -84,9 +84,9 @@ class Capture:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the source has come to its end and every frame was taken."""
+        """Whether the source has ended and every frame was taken; what went wrong is raised first."""
         with self._changed:
-            return self._has_ended and self._frame is None
+            return self._has_ended and self._frame is None and self._failure is None
 
     @property
     def fault(self) -> EdgecnnError | None:
