@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: programs faults demo test setup lint clean figures classics bench-overhead damage docs
+.PHONY: programs faults soak demo test setup lint clean figures classics bench-overhead damage docs
 .SECONDARY:
 
 demo: .venv/ready
@@ -19,7 +19,7 @@ test: .venv/ready programs lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 # What tests use for real, as command:package; they skip where it is absent and nobody may install it.
-PROGRAMS := mosquitto:mosquitto faketime:faketime openssl:openssl
+PROGRAMS := mosquitto:mosquitto faketime:faketime openssl:openssl chromium:chromium systemd-analyze:systemd
 
 programs:
 	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
@@ -140,6 +140,11 @@ bench-overhead: .venv/ready
 # 200 kill -9 with the broker going up and down, then every fault that a camera box meets. A table.
 faults: .venv/ready programs
 	$(BIN)/python tests/faults.py --kills 200
+
+# One hour at 30 frames/s: memory, descriptors, age of frames; MINUTES=2 for a look.
+MINUTES ?= 60
+soak: .venv/ready
+	$(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 docs: .venv/ready
 	$(BIN)/python tests/commands_page.py

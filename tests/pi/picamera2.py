@@ -1,7 +1,7 @@
 """Stands in for picamera2 on a machine without a ribbon cable: its names, its formats, a clip's pictures.
 
 As on a Pi: "RGB888" is B, G, R in memory, rows are padded, a job gives a request, and time stamps are
-of the clock since boot. The pictures come from the clip that EDGECNN_TEST_CLIP names, again and again.
+of the clock since boot. Before the lens runs the clip that EDGECNN_TEST_CLIP names, again and again.
 
 Source: The Picamera2 Library, chapters 4 (camera configurations) and 6 (capturing images and requests).
 """
@@ -48,8 +48,7 @@ class Picamera2:
     def __init__(self, camera_num: int = 0) -> None:
         if camera_num != 0:
             raise IndexError("list index out of range")
-        self._frames = _read(os.environ["EDGECNN_TEST_CLIP"])
-        self._index = 0
+        self._scene, self._scenes_per_second = _read(os.environ["EDGECNN_TEST_CLIP"])
         self._due_s = time.monotonic()
 
     def create_video_configuration(
@@ -68,14 +67,14 @@ class Picamera2:
         self._period_s = 1 / config["controls"].get("FrameRate", 30.0)
 
     def start(self) -> None:
-        self._due_s = time.monotonic()
+        self._began_s = self._due_s = time.monotonic()
 
     def capture_request(self, wait: bool = True) -> Any:
         self._due_s = max(self._due_s + self._period_s, time.monotonic() - self._period_s)
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         width, height = self._main["size"]
-        pixels_bgr = cv2.resize(self._frames[self._index % len(self._frames)], (width, height))
-        self._index += 1
+        seen = int((time.monotonic() - self._began_s) * self._scenes_per_second) % len(self._scene)
+        pixels_bgr = cv2.resize(self._scene[seen], (width, height))
         rows = np.full((height, self._main["stride"]), 255, np.uint8)
         rows[:, : width * 3] = pixels_bgr.reshape(height, -1)
         request = Request(rows.ravel(), self._main, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
@@ -88,9 +87,10 @@ class Picamera2:
         pass
 
 
-def _read(path: str) -> list[np.ndarray]:
+def _read(path: str) -> tuple[list[np.ndarray], float]:
     capture, frames = cv2.VideoCapture(path), []
+    frames_per_second = capture.get(cv2.CAP_PROP_FPS)
     while (read := capture.read())[0]:
         frames.append(read[1])
     capture.release()
-    return frames
+    return frames, frames_per_second

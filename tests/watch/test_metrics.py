@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -72,6 +74,14 @@ def test_a_fault_tells_since_when_it_lasts_and_is_gone_when_it_is_over() -> None
 
     assert read(broken)["edgecnn_fault_start_time_seconds"] == {("mqtt",): 1.7e9}
     assert "edgecnn_fault_start_time_seconds" not in read(BUSY)
+
+
+def test_the_docs_name_every_metric_and_no_other() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs" / "watch.md"
+    section = docs.read_text(encoding="utf-8").partition("## Metrics")[2].partition("\n## ")[0]
+    broken = replace(BUSY, faults=(Fault("mqtt", 1.7e9, "No answer."),))
+
+    assert set(re.findall(r"edgecnn_\w+", section)) == {n for n in read(broken) if n.startswith("edgecnn_")}
 
 
 @pytest.mark.parametrize("state", STATES)
