@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,7 @@ from edgecnn.watch.config import (
     WebhookConfig,
 )
 from edgecnn.watch.sinks.outbox import Outbox
+from edgecnn.watch.sinks.terminal import TerminalSink
 
 PREDICTION = Prediction({}, 0, 0.0, StageTimes(0, 0, 0))
 
@@ -153,6 +155,19 @@ def test_a_secret_that_is_not_where_it_should_be_is_named_at_the_start(config: C
 
     with contextlib.closing(Outbox(replace(config, webhook=None))):
         pass  # the journal was let go
+
+
+def test_the_terminal_shows_a_line_an_event(config: Config) -> None:
+    stream = io.StringIO()
+    with contextlib.closing(Outbox(config, extra={"terminal": TerminalSink(stream)})) as outbox:
+        outbox.on_event(fire("started"))
+        outbox.on_event(Event("camera", "dark", 2.0, 1.0, 60, "c1", "The picture is dark."))
+
+        assert until(lambda: stream.getvalue().count("\n") == 2)
+
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("fire: started, score 0.90, incident a1")
+    assert second.endswith("camera: dark, incident c1 (The picture is dark)")
 
 
 class Ear:

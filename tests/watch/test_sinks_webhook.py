@@ -6,8 +6,10 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webhook_receiver
@@ -60,6 +62,24 @@ def test_the_receiver_can_check_that_nobody_changed_the_message(journal: Journal
     assert request.headers["webhook-signature"] == f"v1,{expected}"
     assert request.json["id"] == event_id
     assert (request.json["incident_id"], request.json["box"]) == ("a1", [0.1, 0.2, 0.3, 0.4])
+
+
+def test_the_lines_in_the_docs_know_a_genuine_message_from_a_forged_one(
+    journal: Journal, receiver: Receiver
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    with telling(journal, receiver.url) as feed:
+        journal.on_event(fire("a1"))
+        assert until(lambda: feed.is_caught_up)
+    request = receiver.requests[0]
+
+    genuine = names["is_genuine"](request.headers, request.body, b"a key of some length")
+    forged = names["is_genuine"](request.headers, request.body + b" ", b"a key of some length")
+
+    assert (genuine, forged) == (True, False)
 
 
 def test_an_event_is_sent_again_until_the_server_takes_it(journal: Journal, receiver: Receiver) -> None:

@@ -21,7 +21,7 @@ from edgecnn.core.frame import Frame, Pixels
 from edgecnn.core.prediction import Prediction
 from edgecnn.errors import EdgecnnError
 from edgecnn.watch.config import ClipConfig
-from edgecnn.watch.sinks.video import VideoWriter, open_video
+from edgecnn.watch.sinks.video import VideoWriter, load, open_video
 from edgecnn.watch.status import Fault
 
 FRAMES_PER_SECOND: Final = 10.0
@@ -166,6 +166,7 @@ class ClipSink:
                 self._attempt(self._finish, recording)
 
     def _run(self) -> None:
+        load()  # now, and not when the first alarm waits for it
         while (frame := self._queue.get()) is not None:
             jpeg = encode(frame.pixels_rgb)
             with self._lock:

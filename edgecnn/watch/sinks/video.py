@@ -34,11 +34,22 @@ def open_video(path: Path, frames_per_second: float) -> VideoWriter:
     Raises:
         OSError: If the file cannot be written.
     """
-    try:
-        import av
-    except ImportError:  # 32-bit Pi OS has no wheel of it; apt's python3-av comes with picamera2
+    av = load()
+    if av is None:
         return _OpenCvWriter(path, frames_per_second)
     return _H264Writer(av, path, frames_per_second)
+
+
+def load() -> Any:
+    """Import PyAV, which takes a while; None where it is not installed.
+
+    32-bit Pi OS has no wheel of it; there apt's ``python3-av`` comes with picamera2.
+    """
+    try:
+        import av
+    except ImportError:
+        return None
+    return av
 
 
 class _H264Writer:
