@@ -128,6 +128,18 @@ def test_a_reload_tells_the_new_place_and_no_longer_the_old_one(config: Config, 
     assert [r.json["kind"] for r in other.requests] == ["ended"]
 
 
+def test_a_camera_whose_labels_change_stays_available_to_the_broker(config: Config, broker: Broker) -> None:
+    config = replace(config, mqtt=MqttConfig("127.0.0.1", broker.port))
+    listener = Listener(broker.port)
+    with contextlib.closing(listener), contextlib.closing(Outbox(config)) as outbox:
+        assert until(lambda: listener.last("/available") == b"online")
+        outbox.reload(replace(config, alarm=(AlarmPolicy("fire"), AlarmPolicy("smoke"))))
+        assert until(lambda: b"smoke" in listener.last("/state"))
+        time.sleep(0.5)
+
+        assert listener.last("/available") == b"online"
+
+
 def test_a_reload_that_is_wrong_changes_nothing(config: Config, receiver: Receiver) -> None:
     pytest.importorskip("gpiozero")
     good = replace(config, webhook=WebhookConfig(receiver.url), clips=ClipConfig())

@@ -138,6 +138,11 @@ class Journal:
             self._registered[sink] = found[0][0] if found else self._next - 1
             return self._registered[sink]
 
+    def forget(self, sink: str) -> None:
+        """Wait no longer for a sink that is no more; its place stays, should it come back."""
+        with self._changed:
+            self._registered.pop(sink, None)
+
     def advance(self, sink: str, sequence: int) -> None:
         """Note that a sink has taken everything up to here."""
         with self._reading:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +51,8 @@ class Outbox:
         self._mute = mute or Mute()
         self.journal = Journal(config.journal.folder, config.journal.quota_mb, pictures=self._pictures)
         self._feeds: dict[str, Feed] = {}
-        self._built: dict[str, object] = {}
+        self._built: Mapping[str, object] = {}
+        self._config = config
         self._clock = ClockJump()
         self._is_closed = False
         try:
@@ -87,28 +87,19 @@ class Outbox:
             EdgecnnError: If a sink cannot work as configured; then all go on as they were.
         """
         wanted = _sections(config)
-        changed = [name for name in wanted if self._built.get(name) != wanted[name]]
-        # Pins cannot be opened twice, and recordings of one folder would meet: these let go first.
-        exclusive = [name for name in changed if name in ("gpio", "clips")]
-        new: dict[str, Sink] = {}
+        changed = [name for name in {**self._built, **wanted} if self._built.get(name) != wanted.get(name)]
+        # First let go: pins cannot be opened twice, and a broker throws out the older of two by one name.
+        for name in changed:
+            self._drop(name)
         try:
             for name in changed:
-                if name not in exclusive:
-                    new[name] = self._maker(name, config)()
-            for name in exclusive:
-                self._drop(name)
-                new[name] = self._maker(name, config)()
+                self._start(name, wanted, config)
         except BaseException:
-            for sink in new.values():
-                sink.close()
-            self._restore(exclusive)
+            for name in changed:
+                self._drop(name)
+                self._start(name, self._built, self._config)
             raise
-        for name in [name for name in self._built if name not in wanted or name in new]:
-            self._drop(name)
-        for name, sink in new.items():
-            self._feeds[name] = self._feed(name, sink)
-        self._built = wanted
-        self._config = config
+        self._built, self._config = wanted, config
 
     def close(self) -> None:
         """Give everyone a moment to take what is left, then let go; may be called twice."""
@@ -133,14 +124,11 @@ class Outbox:
         feed = self._feeds.pop(name, None)
         if feed is not None:
             feed.close()
+            self.journal.forget(name)
 
-    def _restore(self, names: list[str]) -> None:
-        for name in names:
-            if name in self._built and name not in self._feeds:
-                self._feeds[name] = self._feed(name, self._maker(name, self._config)())
-
-    def _maker(self, name: str, config: Config) -> Callable[[], Sink]:
-        return partial(_MAKERS[name], self, config)
+    def _start(self, name: str, sections: Mapping[str, object], config: Config) -> None:
+        if name in sections:
+            self._feeds[name] = self._feed(name, _MAKERS[name](self, config))
 
     def _make_mqtt(self, config: Config) -> Sink:
         mqtt = config.mqtt
