@@ -66,6 +66,8 @@ def run(
         say(f"Watching '{source.name}' for {' and '.join(policy.label for policy in config.alarm)}.")
         in_time = supervise(watch.run, lambda: reload(watch, outbox, path), notifier, _refuser(say))
         say(summary(watch.status()))
+        if not in_time:
+            stack.pop_all()  # what hangs would hang here again; the journal is whole after each event
         return in_time
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,7 +16,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,12 @@ def free_port() -> int:
 class Service:
     """The program as the unit starts it: its socket, its watchdog, memory that is never code."""
 
-    def __init__(self, folder: Path, model: Path, clip: Path) -> None:
+    def __init__(self, folder: Path, model: Path, clip: Path, more: str = "", **known: str) -> None:
         self.port = free_port()
         self.toml = folder / "watch.toml"
         self.journal = folder / "state"
         text = TOML.replace("/opt/edgecnn/fire.tflite", str(model)).replace("8080", str(self.port))
-        self.toml.write_text(text.replace("/var/lib/edgecnn", str(self.journal)), encoding="utf-8")
+        self.toml.write_text(text.replace("/var/lib/edgecnn", str(self.journal)) + more, encoding="utf-8")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._listener.bind(str(folder / "notify"))
         self._listener.settimeout(0.1)
@@ -112,7 +112,7 @@ class Service:
         self.out = (folder / "out").open("w+")
         self.process = subprocess.Popen(
             [str(EDGECNN), *arguments],
-            env=environment(clip, NOTIFY_SOCKET=str(folder / "notify"), WATCHDOG_USEC="1000000"),
+            env=environment(clip, NOTIFY_SOCKET=str(folder / "notify"), WATCHDOG_USEC="1000000", **known),
             stdout=self.out,
             stderr=subprocess.STDOUT,
             preexec_fn=deny_write_execute,
@@ -125,16 +125,18 @@ class Service:
         self.out.flush()
         return Path(self.out.name).read_text(encoding="utf-8")
 
+    def hear(self) -> None:
+        """Take the next datagram."""
+        self.heard += self._listener.recv(4096).decode().split("\n")
+
     def listen(self, line: str, seconds: float = 20.0) -> None:
         """Wait until systemd would have heard a line."""
         end_s = time.monotonic() + seconds
         while not any(heard.startswith(line) for heard in self.heard):
             assert time.monotonic() < end_s, (self.heard, self.said())
             assert self.process.poll() is None, self.said()
-            try:
-                self.heard += self._listener.recv(4096).decode().split("\n")
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                self.hear()
 
     def ask(self, path: str) -> Any:
         try:
@@ -157,9 +159,9 @@ def deny_write_execute() -> None:
     ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
 
 
-@contextmanager
-def started(folder: Path, model: Path, clip: Path) -> Iterator[Service]:
-    service = Service(folder, model, clip)
+@contextlib.contextmanager
+def started(folder: Path, model: Path, clip: Path, more: str = "", **known: str) -> Iterator[Service]:
+    service = Service(folder, model, clip, more, **known)
     try:
         yield service
     finally:
@@ -178,6 +180,13 @@ def wait_for(holds: Any, seconds: float = 15.0) -> Any:
         assert time.monotonic() < end_s
         time.sleep(0.1)
     return found
+
+
+def took_to_end_s(service: Service) -> float:
+    began_s = time.monotonic()
+    service.process.terminate()
+    assert service.process.wait(10) == 0, service.said()
+    return time.monotonic() - began_s
 
 
 def test_the_service_starts_and_pets_the_watchdog_because_it_looks_at_frames(service: Service) -> None:
@@ -227,11 +236,8 @@ def test_a_configuration_that_changed_is_in_force_after_a_reload(service: Servic
 def test_sigterm_is_done_within_two_seconds_and_the_journal_is_whole(service: Service) -> None:
     service.listen("READY=1")
     wait_for(lambda: service.ask("api/state")["incidents"])
-    began_s = time.monotonic()
-    service.process.terminate()
 
-    assert service.process.wait(10) == 0, service.said()
-    assert time.monotonic() - began_s < 2.0
+    assert took_to_end_s(service) < 2.0
     assert "Traceback" not in service.said()
     journal = Journal(service.journal)
     try:
@@ -239,6 +245,35 @@ def test_sigterm_is_done_within_two_seconds_and_the_journal_is_whole(service: Se
         assert journal.faults() == ()
     finally:
         journal.close()
+
+
+def test_a_camera_that_hangs_is_petted_by_nobody_and_ends_within_two_seconds(
+    tmp_path: Path, model: Path, clip: Path
+) -> None:
+    with started(tmp_path, model, clip, EDGECNN_TEST_HANGS_AFTER_S="2") as service:
+        service.listen("WATCHDOG=1")
+        wait_for(lambda: service.ask("healthz")["state"] == "source lost")
+        with contextlib.suppress(TimeoutError):
+            while True:  # what was said before it hung
+                service.hear()
+        time.sleep(1.5)  # more than the watchdog's period
+
+        with pytest.raises(TimeoutError):
+            service.hear()
+        assert took_to_end_s(service) < 2.0
+
+
+def test_a_broker_and_a_webhook_that_never_answer_do_not_hold_up_the_end(
+    tmp_path: Path, model: Path, clip: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        more = f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n[webhook]\nurl = "http://127.0.0.1:{port}/"\n'
+        with started(tmp_path, model, clip, more) as service:
+            service.listen("WATCHDOG=1")
+            wait_for(lambda: service.ask("api/state")["incidents"])
+
+            assert took_to_end_s(service) < 2.0
 
 
 # example.py ---------------------------------------------------------------------------------------------
