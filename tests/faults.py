@@ -20,12 +20,14 @@ import tempfile
 import threading
 import time
 import urllib.request
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from broker import Broker, Listener, free_port, until
 from streams import MjpegServer
 
@@ -36,26 +38,31 @@ FAKETIME = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 
 def write_model(path: Path) -> None:
     """Make a model, by the real converter, whose score for fire rises with red and falls with blue."""
-    code = (
-        "import sys; from pathlib import Path; import numpy as np, tiny_models\n"
-        "from edgecnn.workstation.backend import keras, tf\n"
-        "layers = keras.layers\n"
-        "net = keras.Sequential([layers.Input((16, 16, 3)), layers.Rescaling(1 / 128, offset=-1.0),\n"
-        "    layers.GlobalAveragePooling2D(), layers.Dense(1, activation='sigmoid')])\n"
-        "net.set_weights([np.float32([[8], [0], [-8]]), np.float32([0])])\n"
-        "converter = tf.lite.TFLiteConverter.from_keras_model(net)\n"
-        "converter.optimizations = [tf.lite.Optimize.DEFAULT]\n"
-        "colours = [np.full((1, 16, 16, 3), c, np.float32) for c in ((200, 40, 30), (30, 40, 200), 0, 255)]\n"
-        "converter.representative_dataset = lambda: ([c] for c in colours)\n"
-        "converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]\n"
-        "converter.inference_input_type = converter.inference_output_type = tf.uint8\n"
-        "labels = ('no_fire', 'fire')\n"
-        "tiny_models.write(Path(sys.argv[1]), bytes(converter.convert()), labels=labels, kind='sigmoid')\n"
+    import tiny_models
+
+    from edgecnn.workstation.backend import keras, tf
+
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            layers.Input((tiny_models.SIDE, tiny_models.SIDE, 3)),
+            layers.Rescaling(1 / 128, offset=-1.0),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    subprocess.run(
-        [sys.executable, "-c", code, str(path)], check=True, env=environment, stderr=subprocess.DEVNULL
-    )
+    network.set_weights([np.array([[8], [0], [-8]], np.float32), np.zeros(1, np.float32)])
+    shape = (1, tiny_models.SIDE, tiny_models.SIDE, 3)
+    colours = [np.full(shape, colour, np.float32) for colour in (RED, BLUE, 0, 255)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converter = tf.lite.TFLiteConverter.from_keras_model(network)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([colour] for colour in colours)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.uint8
+        model = bytes(converter.convert())
+    tiny_models.write(path, model, labels=("no_fire", "fire"), kind="sigmoid")
 
 
 @dataclass
