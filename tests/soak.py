@@ -55,6 +55,15 @@ port = {port}
 """
 
 
+def tell(**said: object) -> None:
+    """Write one line: threads that print at once would mix theirs."""
+    with _TELLING:
+        print(json.dumps(said), flush=True)
+
+
+_TELLING = threading.Lock()
+
+
 class Meter:
     """A sink that notes how old each frame was when it had been decided on."""
 
@@ -67,15 +76,15 @@ class Meter:
         now_s = time.monotonic()
         if self._is_first:
             self._is_first = False
-            print(json.dumps({"first_s": time.time() - self._began_s}), flush=True)
+            tell(first_s=time.time() - self._began_s)
         self._window.append((1e3 * (now_s - frame.captured_at_s), prediction.times.total_ms))
         if now_s >= self._due_s:
             self._due_s = now_s + EVERY_S
-            print(json.dumps({"frames": self._window}), flush=True)
+            tell(frames=self._window)
             self._window = []
 
     def on_event(self, event) -> None:  # type: ignore[no-untyped-def]
-        print(json.dumps({"event": event.kind, "label": event.label}), flush=True)
+        tell(event=event.kind, label=event.label)
 
     def close(self) -> None:
         pass
