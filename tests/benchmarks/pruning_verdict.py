@@ -16,12 +16,13 @@ from typing import Any
 import click
 
 from edgecnn.bundle.file import read
+from edgecnn.bundle.flatbuffer import parse
 from edgecnn.bundle.layers import layers
 
 
 def row(model: dict[str, Any], parent: dict[str, Any], folder: Path) -> str:
     """Give one line of the table."""
-    rows = layers(read(folder / model["file"]).model)
+    rows = layers(parse(read(folder / model["file"]).model))
     weights, macs = sum(x.parameters for x in rows), sum(x.macs or 0 for x in rows)
     (accuracy,) = model["accuracy"].values()
     return (
