@@ -134,6 +134,14 @@ def test_this_machine_is_served_by_each_of_its_names(box: Box, host: str) -> Non
     assert box.ask("api/state", host=host)[0] == 200
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_the_page_opens_at_the_address_that_it_tells(host: str) -> None:
+    if host == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("needs IPv6, which this machine has switched off")
+    with opened(host) as box:
+        assert box.ask("api/state")[0] == 200
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_a_form_on_a_strangers_page_cannot_mute_the_siren(box: Box, kind: str) -> None:
     assert box.ask("api/mute", {"seconds": 600}, content_type=kind)[0] == 415
