@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from edgecnn.bundle.file import spec_of
 from edgecnn.bundle.flatbuffer import Model, Operator, Tensor
+
+EDGETPU_OPERATOR: Final = "edgetpu-custom-op"
+_PASSES_ON: Final = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE")
 
 _SETTINGS: Final = ("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "MEAN", "SUM", "STRIDED_SLICE",
                     "SLICE", "SPLIT", "SPLIT_V", "TILE", "GATHER", "RESIZE_BILINEAR",
@@ -98,3 +104,34 @@ def _macs(operator: Operator, tensors: tuple[Tensor, ...], given: Tensor | None)
     if operator.op == "MUL":
         return given.size
     return 0
+
+
+def activation_of(model: Model, tensor: Tensor) -> str | None:
+    """Find what makes an output a score: ``SOFTMAX``, ``LOGISTIC``, or None where nothing does."""
+    index = tensor.index
+    for operator in reversed(model.operators):
+        if index not in operator.outputs:
+            continue
+        if operator.op in ("SOFTMAX", "LOGISTIC"):
+            return operator.op
+        if operator.op == EDGETPU_OPERATOR:
+            return _activation_of_range(tensor)
+        if operator.op not in _PASSES_ON:
+            return None
+        index = operator.inputs[0]
+    return None
+
+
+def _activation_of_range(tensor: Tensor) -> str | None:
+    """Guess nothing but what the codes say, where a compiler hides the operator.
+
+    Source:
+        TensorFlow Lite 8-bit quantization specification: the outputs of LOGISTIC and SOFTMAX have
+        scale 1/256, and the lowest code as their zero point.
+    """
+    spec = spec_of(tensor)
+    if spec.dtype not in ("uint8", "int8") or spec.scale != 1 / 256:
+        return None
+    if spec.zero_point != np.iinfo(spec.dtype).min:
+        return None
+    return "LOGISTIC" if tensor.shape[-1] == 1 else "SOFTMAX"

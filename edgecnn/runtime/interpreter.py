@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.bundle import flatbuffer
+from edgecnn.bundle.layers import EDGETPU_OPERATOR
 from edgecnn.core.tensor import TensorSpec
 from edgecnn.errors import BundleError, MissingPackageError, RuntimeFault
 from edgecnn.runtime.quiet import quietly
 
-EDGETPU_OPERATOR: Final = "edgetpu-custom-op"
 """What the Edge TPU compiler puts in the place of all that it mapped."""
 
 EDGETPU_LIBRARY: Final = "libedgetpu.so.1"

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from edgecnn.bundle import file, flatbuffer
 from edgecnn.bundle.file import Bundle, Golden
 from edgecnn.bundle.flatbuffer import Model, Tensor
+from edgecnn.bundle.layers import activation_of
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.bundle.metadata import Normalization, normalization_of
 from edgecnn.core.frame import Frame, InputSpec, resize
 from edgecnn.core.prediction import Head, Prediction, Scores, StageTimes, decode
 from edgecnn.core.tensor import TensorSpec, dequantize, quantize
 from edgecnn.errors import BundleError, DataError
-from edgecnn.runtime.interpreter import EDGETPU_OPERATOR, Interpreter, Write, open_interpreter
+from edgecnn.runtime.interpreter import Interpreter, Write, open_interpreter
 
 FLOAT_TOLERANCE: Final = 1e-4
 """How far a float output may lie from the one that was recorded: another processor adds in another
 order. Integer outputs must be equal to the last bit."""
 
 _SCORE_TYPES: Final = ("float32", "uint8", "int8", "int16")
-_PASSES_ON: Final = ("DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE")
 
 
 class TflitePredictor:
@@ -395,7 +395,7 @@ def _foreign_head(
             f"'{path.name}' gives an output of shape {tensor.shape}, not one score per label.",
             fix="Give a classifier with outputs of shape (1, labels).",
         )
-    activation = _activation(model, tensor)
+    activation = activation_of(model, tensor)
     # One sigmoid neuron answers for two labels; without names they are "0" and "1".
     is_binary = activation == "LOGISTIC" and count == 1 and len(tensor.shape) == 2
     expected = 2 if is_binary else count
@@ -426,34 +426,3 @@ def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
         seen[label] = seen.get(label, 0) + 1
         names.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
     return tuple(names)
-
-
-def _activation(model: Model, tensor: Tensor) -> str | None:
-    """Find what makes an output a score: ``SOFTMAX``, ``LOGISTIC``, or None where nothing does."""
-    index = tensor.index
-    for operator in reversed(model.operators):
-        if index not in operator.outputs:
-            continue
-        if operator.op in ("SOFTMAX", "LOGISTIC"):
-            return operator.op
-        if operator.op == EDGETPU_OPERATOR:
-            return _activation_of_range(tensor)
-        if operator.op not in _PASSES_ON:
-            return None
-        index = operator.inputs[0]
-    return None
-
-
-def _activation_of_range(tensor: Tensor) -> str | None:
-    """Guess nothing but what the codes say, where a compiler hides the operator.
-
-    Source:
-        TensorFlow Lite 8-bit quantization specification: the outputs of LOGISTIC and SOFTMAX have
-        scale 1/256, and the lowest code as their zero point.
-    """
-    spec = file.spec_of(tensor)
-    if spec.dtype not in ("uint8", "int8") or spec.scale != 1 / 256:
-        return None
-    if spec.zero_point != np.iinfo(spec.dtype).min:
-        return None
-    return "LOGISTIC" if tensor.shape[-1] == 1 else "SOFTMAX"

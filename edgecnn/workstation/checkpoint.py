@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import msgspec
 
 from edgecnn.errors import ModelError
+from edgecnn.workstation.backend import tf
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,10 @@ def start(out: Path, fresh: RunState, resume: bool) -> RunState:
         return fresh
     if not file.exists():
         return fresh
-    state = msgspec.json.decode(file.read_bytes(), type=RunState)
+    try:
+        state = msgspec.json.decode(file.read_bytes(), type=RunState)
+    except msgspec.MsgspecError as error:
+        raise _damaged(file, error) from error
     if (state.recipe, state.data_sha256, state.init) != (fresh.recipe, fresh.data_sha256, fresh.init):
         raise ModelError(
             f"The run in '{out}' was started with another recipe, other data or another --init.",
@@ -84,12 +90,44 @@ def keep(checkpoint: Path, tracker: Any, model: Any, state: RunState, row: Epoch
         model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
     new = replace(state, history=(*state.history, row), best=best, weights=weights)
     half = checkpoint / "state.half"
-    half.write_bytes(msgspec.json.encode(new))
+    with half.open("wb") as file:
+        file.write(msgspec.json.encode(new))
+        file.flush()
+        os.fsync(file.fileno())
     half.replace(checkpoint / "state.json")
-    for file in _obsolete(checkpoint, new):
+    for old in _obsolete(checkpoint, new):
         with contextlib.suppress(OSError):
-            file.unlink()
+            old.unlink()
     return new
+
+
+def restore(tracker: Any, weights: Path) -> None:
+    """Bring model and optimizer to where the run stood.
+
+    Raises:
+        ModelError: If the checkpoint is incomplete.
+    """
+    try:
+        tracker.read(str(weights)).assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError) as error:
+        raise _damaged(weights, error) from error
+
+
+def remove(checkpoint: Path) -> None:
+    """Clear a finished run away; a kill in between leaves nothing that looks like a run."""
+    gone = checkpoint.with_name("checkpoint.old")
+    shutil.rmtree(gone, ignore_errors=True)
+    if checkpoint.exists():
+        checkpoint.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"The run cannot go on: '{file}' is damaged: {reason[:200]}.",
+        fix=f"Remove '{file.parent}' and train from the start.",
+    )
 
 
 def _obsolete(checkpoint: Path, state: RunState) -> Iterator[Path]:

@@ -79,6 +79,7 @@ def cluster(
     """
     if count < 2:
         raise ModelError(f"--clusters must be at least 2; found {count}.", fix="Try --clusters 32.")
+    model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     model, card = model_file.load(source)
     recipe, head = recipe_of(source, card)

@@ -17,14 +17,14 @@ from edgecnn.bundle.manifest import Manifest, Measured, Precision, Provenance
 from edgecnn.core.frame import InputSpec, resize
 from edgecnn.core.prediction import Head, decode
 from edgecnn.errors import ModelError
-from edgecnn.measure.accuracy import Drop, accuracy_drop, wilson
+from edgecnn.measure.accuracy import Drop, accuracy_drop, decide, wilson
 from edgecnn.runtime.interpreter import open_interpreter
 from edgecnn.workstation import calibration, model_file
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.procedural import render_scene
 from edgecnn.workstation.quantize import quantization_aware
 from edgecnn.workstation.subject import Subject, read_subject
-from edgecnn.workstation.tflite import to_flatbuffer
+from edgecnn.workstation.tflite import float_operators, to_flatbuffer
 from edgecnn.workstation.train import Progress, Split, decisions, predict, read_split
 
 MOSAIC_PX = 8
@@ -90,6 +90,19 @@ def convert(
             f"Quantization-aware training prepares for int8; found --precision {precision}.",
             fix="Leave --qat-epochs out.",
         )
+    if calibration_list and (qat_epochs or precision not in ("int8", "int16x8")):
+        raise ModelError(
+            "A calibration list was given, but nothing is calibrated: "
+            + ("quantization-aware training learns the ranges." if qat_epochs else f"{precision} has none."),
+            fix="Leave --calibration out.",
+        )
+    if dataset and set(dataset.labels) != set(parent.head.labels):
+        raise ModelError(
+            f"'{parent.name}' knows {_listed(parent.head.labels)}; the data shows {_listed(dataset.labels)}.",
+            fix="Give the data that the model was trained on.",
+        )
+    if dataset and parent.card and parent.card.data_sha256 != dataset.digest():
+        progress.on_note("Note: these are not the pictures that the model was trained on.")
     subject, representative = parent, None
     entries: tuple[calibration.Entry, ...] = ()
     if qat_epochs:
@@ -98,13 +111,17 @@ def convert(
         entries, representative = _calibration(parent, precision, dataset, calibration_list, progress)
     flatbuffer = to_flatbuffer(subject, precision, representative)
     check = _check(flatbuffer, parent, dataset)
+    if precision in ("int8", "int16x8") and (islands := float_operators(flatbuffer)):
+        progress.on_note(f"Note: without an integer form, {len(islands)} stay float: {_listed(islands)}")
+    if check is None:
+        progress.on_note("Note: not compared with its parent: no --data with a val split was given.")
     manifest = _manifest(parent, precision, entries, check)
     out.parent.mkdir(parents=True, exist_ok=True)
-    bundle = bundle_file.write(out, flatbuffer, manifest, _golden(flatbuffer, parent.input))
     drawn = None
     if entries and calibration_list is None:
         drawn = out.with_suffix(".calibration.txt")
         calibration.write(entries, drawn)
+    bundle = bundle_file.write(out, flatbuffer, manifest, _golden(flatbuffer, parent.input))
     return Converted(bundle, drawn, check)
 
 
@@ -132,6 +149,11 @@ def _calibration(
     return entries, calibration.codes_for(pictures, subject.input)
 
 
+def _listed(names: Sequence[str]) -> str:
+    shown = sorted(set(names))
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+
+
 def _made_aware(subject: Subject, dataset: Dataset | None, epochs: int, progress: Progress) -> Subject:
     if subject.recipe is None or dataset is None:
         raise ModelError(
@@ -144,8 +166,8 @@ def _made_aware(subject: Subject, dataset: Dataset | None, epochs: int, progress
 
 
 def _check(flatbuffer: bytes, parent: Subject, dataset: Dataset | None) -> Check | None:
-    """Compare the file with its parent on val; without val pictures of its labels there is no check."""
-    if dataset is None or "val" not in dataset.splits() or set(dataset.labels) != set(parent.head.labels):
+    """Compare the file with its parent on val; without val pictures there is no check."""
+    if dataset is None or "val" not in dataset.splits():
         return None
     split = read_split(dataset, "val", parent.input, parent.head)
     if parent.card:
@@ -155,7 +177,8 @@ def _check(flatbuffer: bytes, parent: Subject, dataset: Dataset | None) -> Check
         parents = file_decisions(to_flatbuffer(parent, "float32", None), parent.head, split)
     right, own = parents == split.labels, file_decisions(flatbuffer, parent.head, split) == split.labels
     low, high = wilson(int(own.sum()), len(own))
-    measured = Measured(parent.head.name, "top1", float(own.mean()), low, high, len(own), "val")
+    data = f"val of {dataset.name}"
+    measured = Measured(parent.head.name, "top1", float(own.mean()), low, high, len(own), data)
     return Check(float(right.mean()), measured, accuracy_drop(right, own))
 
 
@@ -164,7 +187,8 @@ def file_decisions(flatbuffer: bytes, head: Head, split: Split) -> NDArray[np.in
     interpreter = open_interpreter(flatbuffer)
     dtype, spec = interpreter.inputs[0].dtype, interpreter.outputs[head.output_index]
     rows = (interpreter.invoke(row[None].astype(dtype))[head.output_index] for row in split.codes)
-    return np.array([np.argmax(decode(row, spec, head)) for row in rows], np.int64)
+    scores = np.stack([decode(row, spec, head) for row in rows])
+    return np.asarray(np.argmax(decide(scores, head, {}), axis=-1), np.int64)
 
 
 def _manifest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from edgecnn.measure.report import Report, write
 from edgecnn.runtime.host import host_facts
 from edgecnn.runtime.predictor import TflitePredictor, load, verify_golden
 from edgecnn.workstation import recipe as recipes
+from edgecnn.workstation.checkpoint import remove
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.data.procedural import render_clip, write_pictures
@@ -65,8 +65,7 @@ def demo(out: Path, progress: Progress) -> Demo:
     """
     stages: dict[str, float] = {}
     pictures, run = out / "pictures", out / "run"
-    for old in (pictures, run):
-        shutil.rmtree(old, ignore_errors=True)
+    _clear(run)
     with _timed("render", stages, progress):
         write_pictures(pictures, PICTURES_PER_CLASS, SEED)
     recipe, text = recipes.load("demo")
@@ -76,7 +75,7 @@ def demo(out: Path, progress: Progress) -> Demo:
     with _timed("prune", stages, progress):
         pruned = prune(trained.path, dataset, run / "pruned.h5", SPARSITY, epochs=3, progress=progress)
     with _timed("quantize and convert", stages, progress):
-        plain = convert(trained.path, out / "demo.float32.tflite", "float32", dataset)
+        plain = convert(pruned.path, out / "demo.float32.tflite", "float32", dataset)
         small = convert(pruned.path, out / "demo.int8.tflite", "int8", dataset)
     with _timed("check", stages, progress):
         models = [load(small.bundle.path), load(plain.bundle.path)]
@@ -93,6 +92,13 @@ def demo(out: Path, progress: Progress) -> Demo:
         events = tuple(watch(models[0], frames, AlarmPolicy("fire")))
     _expect_alarm(events)
     return Demo(report, html, events, IGNITES_AT_S, stages)
+
+
+def _clear(run: Path) -> None:
+    """Take away what an earlier demo left, by name, and nothing else."""
+    for name in ("model.h5", "pruned.h5", "history.json", "curve.svg"):
+        (run / name).unlink(missing_ok=True)
+    remove(run / "checkpoint")
 
 
 def watch(model: TflitePredictor, frames: Iterator[Frame], policy: AlarmPolicy) -> Iterator[Event]:

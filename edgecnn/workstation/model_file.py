@@ -50,10 +50,7 @@ def save(model: Any, path: Path, card: Card) -> None:
     Raises:
         ModelError: If ``path`` has another suffix: what TFMOT makes loads from ``.h5`` only.
     """
-    if path.suffix != ".h5":
-        raise ModelError(
-            f"Models are saved as .h5; found '{path.name}'.", fix=f"Use '{path.with_suffix('.h5').name}'."
-        )
+    refuse_other_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.stem}.half.h5")
     try:
@@ -66,6 +63,18 @@ def save(model: Any, path: Path, card: Card) -> None:
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def refuse_other_suffix(path: Path) -> None:
+    """Say before the work, not after it, that a model is saved as ``.h5``.
+
+    Raises:
+        ModelError: If it would be saved as something else.
+    """
+    if path.suffix != ".h5":
+        raise ModelError(
+            f"Models are saved as .h5; found '{path.name}'.", fix=f"Use '{path.with_suffix('.h5').name}'."
+        )
 
 
 def load(path: Path) -> tuple[Any, Card | None]:

@@ -101,6 +101,7 @@ def prune(
         raise ModelError(
             f"--sparsity is a share above 0 and below 1; found {sparsity}.", fix="Try --sparsity 0.8."
         )
+    model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     model, card = model_file.load(source)
     recipe, head = recipe_of(source, card)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import operator
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ def load(name_or_path: str) -> tuple[Recipe, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(
                 f"The recipe '{path}' cannot be read: {error}.",
-                fix="Check the path; 'edgecnn train --help' lists the built-in recipes.",
+                fix=f"Check the path, or use a built-in recipe: {', '.join(built_in())}.",
             ) from error
     elif name_or_path in built_in():
         folder = importlib.resources.files("edgecnn.workstation") / "recipes"
@@ -247,36 +248,42 @@ def with_epochs(recipe: Recipe, text: str, epochs: int) -> tuple[Recipe, str]:
     return new, new_text
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "input.height_px": (1, 8192),
+    "input.width_px": (1, 8192),
+    "model.width": (0.01, 16),
+    "model.dropout": (0, 0.99),
+    "model.dense_units": (1, 65_536),
+    "train.epochs": (0, 100_000),
+    "train.head_epochs": (0, 100_000),
+    "train.batch_size": (1, 65_536),
+    "train.learning_rate": (1e-12, 1e30),
+    "train.warmup_epochs": (0, 1000),
+    "train.weight_decay": (0, 1),
+    "train.label_smoothing": (0, 0.99),
+    "train.seed": (0, 2**32 - 1),
+    "augment.rotate_degrees": (0, 180),
+    "augment.zoom": (0, 0.99),
+    "augment.shift": (0, 1),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
+    "augment.saturation": (0, 1),
+    "augment.hue_degrees": (0, 180),
+    "augment.blur_px": (0, 100),
+    "augment.noise": (0, 255),
+    "augment.erase": (0, 0.99),
+    "calibration_count": (1, 1_000_000),
+}
+"""The least and the largest value of every number, by key."""
+
+
 def _refuse_impossible_values(recipe: Recipe) -> None:
-    positive = {
-        "input.height_px": recipe.input.height_px,
-        "input.width_px": recipe.input.width_px,
-        "model.width": recipe.model.width,
-        "model.dense_units": recipe.model.dense_units,
-        "train.batch_size": recipe.train.batch_size,
-        "train.learning_rate": recipe.train.learning_rate,
-        "calibration_count": recipe.calibration_count,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise RecipeError(f"'{name}' must be above 0; found {value}.", fix=f"Correct '{name}'.")
-    shares = {
-        "model.dropout": recipe.model.dropout,
-        "train.label_smoothing": recipe.train.label_smoothing,
-        "augment.erase": recipe.augment.erase,
-        "augment.zoom": recipe.augment.zoom,
-    }
-    for name, value in shares.items():
-        if not 0 <= value < 1:
+    for key, (least, largest) in _RANGES.items():
+        value = operator.attrgetter(key)(recipe)
+        if not least <= value <= largest:  # false for nan too
             raise RecipeError(
-                f"'{name}' is a share and must be at least 0 and below 1; found {value}.",
-                fix=f"Correct '{name}'.",
+                f"'{key}' must be from {least:g} to {largest:g}; found {value:g}.", fix=f"Correct '{key}'."
             )
-    if recipe.train.epochs < 0 or recipe.train.head_epochs < 0:
-        raise RecipeError(
-            "'train.epochs' and 'train.head_epochs' cannot be negative.",
-            fix="Set them to 0 or more.",
-        )
     if (recipe.model.topology == "layers") != bool(recipe.model.layers):
         raise RecipeError(
             '[[model.layers]] and topology = "layers" belong together; found only one of them.',

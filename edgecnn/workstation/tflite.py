@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.bundle import flatbuffer
+from edgecnn.bundle.layers import activation_of
 from edgecnn.bundle.manifest import Precision
 from edgecnn.errors import ModelError
 from edgecnn.runtime.interpreter import Interpreter, open_interpreter
@@ -35,8 +37,45 @@ def to_flatbuffer(subject: Subject, precision: Precision, representative: NDArra
     Raises:
         ModelError: If the converter refuses.
     """
+    flat = _converted(subject, precision, representative, _as_it_is)
+    if subject.card is None and not _ends_in_scores(flat):
+        # Somebody else's model left the softmax or sigmoid to its loss function.
+        last = tf.nn.softmax if subject.head.kind == "softmax" else tf.nn.sigmoid
+        flat = _converted(subject, precision, representative, last)
+    return flat
+
+
+def float_operators(flat: bytes) -> tuple[str, ...]:
+    """Name the operators that compute in float in a file that should be integer, one name each time.
+
+    Example: AlexNet's LRN has no integer kernel.
+    """
+    model = flatbuffer.parse(flat)
+    return tuple(
+        operator.op
+        for operator in model.operators
+        if operator.op not in ("QUANTIZE", "DEQUANTIZE")
+        and any(model.tensors[i].dtype == "float32" for i in operator.outputs)
+    )
+
+
+def _ends_in_scores(flat: bytes) -> bool:
+    model = flatbuffer.parse(flat)
+    return all(activation_of(model, output) is not None for output in model.outputs)
+
+
+def _as_it_is(output: Any) -> Any:
+    return output
+
+
+def _converted(
+    subject: Subject,
+    precision: Precision,
+    representative: NDArray[np.uint8] | None,
+    last: Callable[[Any], Any],
+) -> bytes:
     bytes_are_codes = precision == "int8" and subject.mean_std is not None and _is_exact(subject.mean_std)
-    network = _network(subject, eats_bytes=not bytes_are_codes)
+    network = _network(subject, last, eats_bytes=not bytes_are_codes)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([network], _trackable(subject.model))
     if precision == "float16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -50,10 +89,10 @@ def to_flatbuffer(subject: Subject, precision: Precision, representative: NDArra
         if precision == "int8":
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.uint8
-    flatbuffer = _run(converter, subject.name)
+    flat = _run(converter, subject.name)
     if bytes_are_codes and subject.mean_std:
-        _expect_raw_bytes(open_interpreter(flatbuffer, threads=1), subject.mean_std)
-    return flatbuffer
+        _expect_raw_bytes(open_interpreter(flat, threads=1), subject.mean_std)
+    return flat
 
 
 def _operations(precision: Precision) -> list[Any]:
@@ -73,7 +112,7 @@ def _is_exact(mean_std: tuple[float, float]) -> bool:
     return abs(mean - round(mean)) < 1e-6 and 0 <= round(mean) <= 255
 
 
-def _network(subject: Subject, eats_bytes: bool) -> Any:
+def _network(subject: Subject, last: Callable[[Any], Any], eats_bytes: bool) -> Any:
     """Make the function that is converted: from raw bytes, or from normalised numbers, to scores."""
     model, mean_std = subject.model, subject.mean_std
     if isinstance(getattr(model, "signatures", None), dict) or not hasattr(model, "layers"):
@@ -95,20 +134,11 @@ def _network(subject: Subject, eats_bytes: bool) -> Any:
     def network(x: Any) -> Any:
         if eats_bytes and mean_std is not None and not subject.has_normalisation:
             x = (x - mean_std[0]) / mean_std[1]
-        return _as_scores(run(x), subject)
+        return last(run(x))
 
     spec = subject.input
     shape = (1, spec.height_px, spec.width_px, spec.channels)
     return tf.function(network).get_concrete_function(tf.TensorSpec(shape, tf.float32, name="picture"))
-
-
-def _as_scores(output: Any, subject: Subject) -> Any:
-    """Add the softmax or sigmoid that a model of somebody else left to its loss function."""
-    last = getattr(subject.model, "layers", [None])[-1]
-    activation = getattr(getattr(last, "activation", None), "__name__", "")
-    if subject.card is None and activation == "linear":
-        return tf.nn.softmax(output) if subject.head.kind == "softmax" else tf.nn.sigmoid(output)
-    return output
 
 
 def _trackable(model: Any) -> Any:
@@ -126,14 +156,14 @@ def _normalised(
 def _run(converter: Any, name: str) -> bytes:
     try:
         with quietly():
-            flatbuffer: bytes = converter.convert()
+            flat: bytes = converter.convert()
     except Exception as error:  # the converter raises its own ConverterError, ValueError, RuntimeError ...
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(
             f"TensorFlow Lite cannot convert '{name}': {lines[0][:300]}",
             fix="Try --precision float32; if that works, one operation has no int8 form.",
         ) from error
-    return flatbuffer
+    return flat
 
 
 def _expect_raw_bytes(interpreter: Interpreter, mean_std: tuple[float, float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head, head_for
 from edgecnn.errors import ModelError
+from edgecnn.measure.accuracy import decide
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras, tf
-from edgecnn.workstation.checkpoint import Epoch, RunState, keep, start
+from edgecnn.workstation.checkpoint import Epoch, RunState, keep, remove, restore, start
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import WaitMeter, codes_of, labels_of, training_batches
 from edgecnn.workstation.models.weights import initialise
@@ -93,7 +93,10 @@ def train(
             fix="Add a folder of pictures that show something else.",
         )
     checkpoint = out / "checkpoint"
-    state = start(out, RunState(text, dataset.digest(), init or ""), resume)
+    fresh = RunState(text, dataset.digest(), init or "")
+    if done := finished(out, fresh, resume):
+        return done
+    state = start(out, fresh, resume)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_split(dataset, "train", recipe.input, head)
     validation = read_split(dataset, "val", recipe.input, head)
@@ -109,7 +112,7 @@ def train(
     tracker = tf.train.Checkpoint(model=model, optimizer=optimizer)
     optimizer.build(model.trainable_variables)
     if state.history:
-        tracker.read(str(checkpoint / state.weights)).assert_existing_objects_matched()
+        restore(tracker, checkpoint / state.weights)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
@@ -129,11 +132,32 @@ def train(
     card = model_file.Card(
         text, (head,), state.data_sha256, sum(e.seconds for e in state.history), best.number, best.val_top1
     )
-    model_file.save(model, out / "model.h5", card)
+    # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
     draw_curve(state.history, out / "curve.svg")
-    shutil.rmtree(checkpoint)
+    model_file.save(model, out / "model.h5", card)
+    remove(checkpoint)
     return Trained(out / "model.h5", card, state.history)
+
+
+def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
+    """Find the model that this very run left, when it is resumed after its end.
+
+    Raises:
+        ModelError: If another model lies there, which would be lost.
+    """
+    path = out / "model.h5"
+    if not path.exists():
+        return None
+    card = model_file.read_card(path)
+    if not resume or card is None or (card.recipe, card.data_sha256) != (fresh.recipe, fresh.data_sha256):
+        raise ModelError(
+            f"'{path}' is there already, and training would replace it.",
+            fix="Choose another --out, or move that model away.",
+        )
+    remove(out / "checkpoint")
+    history = msgspec.json.decode((out / "history.json").read_bytes(), type=tuple[Epoch, ...])
+    return Trained(path, card, history)
 
 
 def read_split(dataset: Dataset, split: str, spec: InputSpec, head: Head) -> Split:
@@ -269,10 +293,12 @@ def train_epoch(
 
 def reset_randomness(model: Any, seed: int, epoch: int) -> None:
     """Let dropout in this epoch depend on nothing but the seed and the epoch."""
-    for layer in model._flatten_layers():
+    for index, layer in enumerate(model._flatten_layers()):
         generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
         if generator is not None:
-            generator.reset_from_seed(seed * 1_000_003 + epoch)
+            # The index keeps two dropout layers of one shape from dropping the same neurons.
+            (own,) = np.random.SeedSequence([seed, epoch, index]).generate_state(1)
+            generator.reset_from_seed(int(own))
 
 
 def class_weights(labels: Labels, head: Head, spec: TrainSpec) -> dict[int, float] | None:
@@ -298,9 +324,9 @@ def evaluate(model: Any, head: Head, split: Split) -> tuple[float, float]:
 
 
 def decisions(scores: NDArray[np.float32], head: Head) -> Labels:
-    """Decide for a label: the largest score, or the side of one half."""
-    decided = scores[:, 0] >= 0.5 if head.is_binary else np.argmax(scores, axis=-1)
-    return decided.astype(np.int64)
+    """Decide for a label by what the last layer gives, shape (count, neurons), as the device does."""
+    every = np.concatenate([1 - scores, scores], axis=-1) if head.is_binary else scores
+    return np.asarray(np.argmax(decide(every, head, {}), axis=-1), np.int64)
 
 
 def draw_curve(history: tuple[Epoch, ...], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,14 @@ def test_clustering_leaves_few_values_and_every_zero_of_magnitude_pruning(
 def test_one_value_for_all_weights_is_refused(trained: tuple[Path, Dataset], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="at least 2"):
         cluster(*trained, tmp_path / "none.h5", 1)
+
+
+@pytest.mark.parametrize("take", [lambda *a: shrink(*a, 0.5), lambda *a: cluster(*a, 8)])
+def test_a_name_that_cannot_be_saved_is_refused_before_the_training(
+    trained: tuple[Path, Dataset], tmp_path: Path, take: Callable[..., object]
+) -> None:
+    with pytest.raises(ModelError, match=r"small\.keras"):
+        take(*trained, tmp_path / "small.keras")
 
 
 def test_a_share_of_all_channels_is_refused_and_nothing_is_written(

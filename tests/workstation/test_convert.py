@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blobs import RECIPE
+from blobs import RECIPE, write_blobs
 
 from edgecnn.bundle import file as bundle_file
 from edgecnn.bundle import flatbuffer
@@ -19,7 +19,7 @@ from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.prune import prune
 from edgecnn.workstation.recipe import parse
-from edgecnn.workstation.train import predict, train
+from edgecnn.workstation.train import Progress, predict, train
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +225,7 @@ def test_a_model_made_elsewhere_converts_to_int8_and_to_float_with_the_same_scor
     pixels = dataset.split("val")[0].read()
     float_scores, int8_scores = (load(p).predict(Frame(pixels, 0.0)).heads["label"] for p in made)
     np.testing.assert_allclose(int8_scores, float_scores, atol=0.05)
-    if kind != "saved_model":
-        assert float_scores.sum() == pytest.approx(1, abs=1e-4)
+    assert float_scores.sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_model_that_does_not_say_how_it_wants_its_pictures_is_refused_instead_of_guessed(
@@ -238,6 +237,33 @@ def test_a_model_that_does_not_say_how_it_wants_its_pictures_is_refused_instead_
         convert(tmp_path / "m.keras", tmp_path / "m.tflite", "float32", dataset)
 
     assert "--normalization" in caught.value.fix
+
+
+def test_a_calibration_list_that_nothing_would_use_is_refused(
+    trained: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="nothing is calibrated"):
+        convert(trained, tmp_path / "m.tflite", "float32", dataset, tmp_path / "list.txt")
+
+
+def test_data_with_other_labels_than_the_model_is_refused(trained: Path, tmp_path: Path) -> None:
+    other = open_dataset(write_blobs(tmp_path / "data", ("cat", "dog"), per_class=9))
+
+    with pytest.raises(ModelError, match="knows blue, green, red; the data shows cat, dog"):
+        convert(trained, tmp_path / "m.tflite", "int8", other)
+
+
+def test_an_operation_without_an_integer_form_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    text = RECIPE[: RECIPE.index("[model]")].replace("= 16", "= 96") + (
+        '[model]\ntopology = "alexnet"\nnormalization = "lrn"\nwidth = 0.1\ndense_units = 16\n'
+        "[train]\nepochs = 1\n"
+    )
+    trained = train(parse(text), text, dataset, tmp_path)
+    notes: list[str] = []
+
+    convert(trained.path, tmp_path / "m.tflite", "int8", dataset, progress=Progress(on_note=notes.append))
+
+    assert any("stay float: LOCAL_RESPONSE_NORMALIZATION" in note for note in notes)
 
 
 def test_int8_without_pictures_is_refused(trained: Path, tmp_path: Path) -> None:

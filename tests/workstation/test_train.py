@@ -16,9 +16,10 @@ from blobs import RECIPE, write_blobs
 
 from edgecnn.errors import DataError, ModelError
 from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import keras
 from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.recipe import parse
-from edgecnn.workstation.train import train
+from edgecnn.workstation.train import reset_randomness, train
 
 
 def command(recipe: Path, data: Path, out: Path, *more: str) -> list[str]:
@@ -94,6 +95,48 @@ def test_an_unfinished_run_is_not_overwritten_unless_it_is_resumed(tmp_path: Pat
 
     with pytest.raises(ModelError, match="not finished"):
         train(parse(RECIPE), RECIPE, open_dataset(blobs), tmp_path)
+
+
+def test_a_finished_run_is_neither_trained_again_nor_overwritten(tmp_path: Path, blobs: Path) -> None:
+    text = RECIPE.replace("epochs = 8", "epochs = 1")
+    first = train(parse(text), text, open_dataset(blobs), tmp_path)
+    written = first.path.read_bytes()
+    # As a kill leaves it between the model and the end.
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text("{", encoding="utf-8")
+
+    again = train(parse(text), text, open_dataset(blobs), tmp_path, resume=True)
+
+    assert again == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["curve.svg", "history.json", "model.h5"]
+    with pytest.raises(ModelError, match="there already"):
+        train(parse(text), text, open_dataset(blobs), tmp_path)
+    assert first.path.read_bytes() == written
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"recipe": 1}'])
+def test_a_damaged_checkpoint_is_named(content: str, tmp_path: Path, blobs: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.json").write_text(content, encoding="utf-8")
+
+    with pytest.raises(ModelError, match="damaged"):
+        train(parse(RECIPE), RECIPE, open_dataset(blobs), tmp_path, resume=True)
+
+
+def test_two_dropout_layers_drop_different_neurons_and_the_same_ones_again_in_the_same_epoch() -> None:
+    layers = [keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)]
+    picture = keras.Input((64,))
+    model = keras.Model(picture, [layer(picture) for layer in layers])
+    ones = np.ones((1, 64), np.float32)
+
+    def masks(epoch: int) -> list[list[float]]:
+        reset_randomness(model, 1, epoch)
+        return [mask.numpy().ravel().tolist() for mask in model(ones, training=True)]
+
+    first, second = masks(1)
+    assert first != second
+    assert masks(1) == [first, second]
+    assert masks(2) != [first, second]
 
 
 def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, blobs: Path) -> None:

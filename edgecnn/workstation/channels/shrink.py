@@ -112,6 +112,7 @@ def shrink(
         raise ModelError(
             f"--channels is a share above 0 and below 1; found {share}.", fix="Try --channels 0.5."
         )
+    model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     parent, card = model_file.load(source)
     recipe, head = recipe_of(source, card)
