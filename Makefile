@@ -84,7 +84,7 @@ out/prune-scenes/channels.h5: out/scenes/model.h5
 	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.66 --epochs 8 --learning-rate 5e-4 --out $@
 
 out/prune-scenes/sparse.h5: out/scenes/model.h5
-	$(BIN)/edgecnn prune $< $(SCENES) --sparsity 0.3 --epochs 2 --out $@
+	$(BIN)/edgecnn prune $< $(SCENES) --sparsity 0.4 --epochs 2 --out $@
 
 out/prune-scenes/unpruned.h5: out/scenes/model.h5
 	mkdir -p $(@D) && cp $< $@
