@@ -105,6 +105,11 @@ def _faults(findings: Findings) -> list[str]:
 
 
 def _print(findings: Findings) -> None:
+    if findings.drawn_from:
+        what = (
+            "val is drawn from train" if findings.drawn_from == "train" else "train, val and test are drawn"
+        )
+        click.echo(f"{what}, as training does")
     for split, by_class in findings.counts.items():
         total = sum(by_class.values())
         balance = findings.imbalance[split]

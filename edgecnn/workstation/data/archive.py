@@ -13,6 +13,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -65,9 +66,14 @@ def file_sha256(path: Path) -> str:
     """Give the SHA-256 digest of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        for chunk in _chunks(file):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
 
 
 def unpack(path: Path, cache: Path | None = None) -> Path:
@@ -95,7 +101,7 @@ def unpack(path: Path, cache: Path | None = None) -> Path:
         if target.is_dir():
             return target
         home.mkdir(parents=True, exist_ok=True)
-        _sweep(home)
+        sweep(home, ".unpacking-*")
         draft = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=home))
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -126,11 +132,12 @@ def _publish(draft: Path, target: Path) -> None:
             raise
 
 
-def _sweep(home: Path) -> None:
-    """Remove what killed runs left; a day, because another process may be unpacking right now."""
-    for draft in home.glob(".unpacking-*"):
-        if time.time() - draft.stat().st_mtime > _STALE_AFTER_S:
-            shutil.rmtree(draft, ignore_errors=True)
+def sweep(home: Path, pattern: str) -> None:
+    """Remove the folders that killed runs left; a day, because another process may be at work right now."""
+    for draft in home.glob(pattern):
+        with suppress(FileNotFoundError):  # another run sweeps, or is done
+            if time.time() - draft.stat().st_mtime > _STALE_AFTER_S:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _extract(path: Path, draft: Path) -> None:
@@ -147,7 +154,7 @@ def _extract(path: Path, draft: Path) -> None:
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("wb") as file:
-                for chunk in iter(lambda: member.content.read(_CHUNK_BYTES), b""):  # type: ignore[union-attr] # noqa: B023
+                for chunk in _chunks(member.content):
                     written += len(chunk)
                     if written > MAX_UNPACKED_BYTES:
                         raise _bomb(path, f"unpacks to more than {MAX_UNPACKED_BYTES / 2**30:.0f} GiB")

@@ -129,10 +129,16 @@ def _compress(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pix
     if not augment.jpeg or rng.random() < 0.5:
         return pixels
     quality = int(rng.integers(_JPEG_WORST, _JPEG_BEST, endpoint=True))
-    # Red and blue are swapped on the way in and, by the same mistake, on the way out: a copy saved
-    # twice, and 8-bit chroma is coarsened nearly alike either way.
+    if pixels.shape[2] == 1:
+        return _through_jpeg(pixels, quality, cv2.IMREAD_GRAYSCALE)
+    # OpenCV takes blue first, and JPEG keeps less of blue than of red.
+    blue_first = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
+    decoded = _through_jpeg(blue_first, quality, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _through_jpeg(pixels: Pixels, quality: int, flag: int) -> Pixels:
     _, code = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    flag = cv2.IMREAD_GRAYSCALE if pixels.shape[2] == 1 else cv2.IMREAD_COLOR
     return np.asarray(cv2.imdecode(code, flag), np.uint8)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.errors import DataError
-from edgecnn.workstation.data.catalog import Listing, Picture, in_threads, list_pictures
-from edgecnn.workstation.data.leakage import exact_pairs, fingerprint, near_pairs
+from edgecnn.workstation.data.catalog import Picture, in_order, in_threads, list_pictures
+from edgecnn.workstation.data.leakage import exact_pairs, fingerprint, groups_of, near_pairs
+from edgecnn.workstation.data.splits import SEED, draw_splits, drawn_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Findings:
 
     Attributes:
         data: Its path, as given.
+        drawn_from: The split that train, val and test are drawn from where the data lacks them, ``all`` or
+            ``train``; else None. ``counts`` and ``pairs`` are those of the splits that were drawn.
         counts: Pictures by split and class, broken ones included.
         imbalance: By split, the largest class over the smallest.
         sizes: None where no picture could be read.
@@ -62,6 +65,7 @@ class Findings:
     """
 
     data: str
+    drawn_from: str | None
     counts: Mapping[str, Mapping[str, int]]
     imbalance: Mapping[str, float]
     sizes: Sizes | None
@@ -92,6 +96,9 @@ class _Look:
 def check_data(path: Path) -> Findings:
     """Read every picture of a data set, and compare each with each.
 
+    Splits that the data lacks are drawn as ``open_dataset`` does, and looked at like those that it has;
+    pictures that cannot be read are left where they are.
+
     Args:
         path: What ``open_dataset`` takes.
 
@@ -105,21 +112,23 @@ def check_data(path: Path) -> Findings:
         for picture, look in zip(listing.pictures, looks, strict=True)
         if isinstance(look, DataError)
     }
-    good = [
-        (picture, look)
-        for picture, look in zip(listing.pictures, looks, strict=True)
-        if isinstance(look, _Look)
-    ]
-    counts = _counts(listing)
+    at = [place for place, look in enumerate(looks) if isinstance(look, _Look)]
+    good = [look for look in looks if isinstance(look, _Look)]
+    pairs = _pairs(good)
+    pictures = list(listing.pictures)
+    for place, picture in zip(at, _with_splits([pictures[place] for place in at], good, pairs), strict=True):
+        pictures[place] = picture
+    counts = _counts(pictures)
     return Findings(
         str(path),
+        drawn_from(listing.pictures),
         counts,
         {split: max(by.values()) / min(by.values()) for split, by in counts.items()},
-        _sizes([look.size for _, look in good]),
+        _sizes([look.size for look in good]),
         broken,
         listing.empty,
         listing.unread,
-        _pairs([picture for picture, _ in good], [look for _, look in good]),
+        tuple(_judge(pictures[at[a]], pictures[at[b]], good[a].digest == good[b].digest) for a, b in pairs),
     )
 
 
@@ -131,11 +140,25 @@ def _look(picture: Picture) -> _Look | DataError:
         return error
 
 
-def _counts(listing: Listing) -> dict[str, dict[str, int]]:
+def _with_splits(
+    pictures: Sequence[Picture], looks: Sequence[_Look], pairs: Sequence[tuple[int, int]]
+) -> tuple[Picture, ...]:
+    """Draw the splits that are missing, by pairs that are known already."""
+    source = drawn_from(pictures)
+    if source is None:
+        return tuple(pictures)
+    places = [place for place, picture in enumerate(pictures) if picture.split == source]
+    number = {place: at for at, place in enumerate(places)}
+    inside = [(number[a], number[b]) for a, b in pairs if a in number and b in number]
+    leaders = groups_of(len(places), inside)
+    return draw_splits(pictures, leaders, [looks[place].digest for place in places], SEED)
+
+
+def _counts(pictures: Sequence[Picture]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for picture in listing.pictures:
+    for picture in pictures:
         counts[picture.split][picture.folder] += 1
-    return {split: dict(by_class) for split, by_class in counts.items()}
+    return {split: dict(counts[split]) for split in in_order(counts)}
 
 
 def _sizes(sizes: Sequence[tuple[int, int]]) -> Sizes | None:
@@ -145,19 +168,13 @@ def _sizes(sizes: Sequence[tuple[int, int]]) -> Sizes | None:
     return Sizes(*(int(of(sides)) for sides in (widths, heights) for of in (np.min, np.median, np.max)))
 
 
-def _pairs(pictures: Sequence[Picture], looks: Sequence[_Look]) -> tuple[Pair, ...]:
+def _pairs(looks: Sequence[_Look]) -> list[tuple[int, int]]:
     if not looks:
-        return ()
+        return []
     exact = exact_pairs([look.digest for look in looks])
     near = near_pairs(np.stack([look.fingerprint for look in looks]))
-    both = sorted({(int(a), int(b)) for a, b in np.concatenate([exact, near])})
-    return tuple(
-        Pair(
-            pictures[a].path,
-            pictures[b].path,
-            looks[a].digest == looks[b].digest,
-            pictures[a].split != pictures[b].split,
-            pictures[a].folder != pictures[b].folder,
-        )
-        for a, b in both
-    )
+    return sorted({(int(a), int(b)) for a, b in np.concatenate([exact, near])})
+
+
+def _judge(first: Picture, second: Picture, is_exact: bool) -> Pair:
+    return Pair(first.path, second.path, is_exact, first.split != second.split, first.folder != second.folder)

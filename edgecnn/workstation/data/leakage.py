@@ -57,6 +57,8 @@ def fingerprint(pixels_rgb: Pixels) -> Fingerprint:
         >>> fingerprint(np.arange(32 * 32 * 3, dtype=np.uint16).reshape(32, 32, 3).astype(np.uint8)).shape
         (320,)
     """
+    if min(pixels_rgb.shape[:2]) < SMALLEST_SIDE_PX:
+        return np.full(FINGERPRINT_LENGTH, np.nan, np.float32)
     grey = cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (_HASH_INPUT, _HASH_INPUT), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
@@ -64,7 +66,7 @@ def fingerprint(pixels_rgb: Pixels) -> Fingerprint:
     thumb = cv2.resize(small, (_THUMB_SIDE, _THUMB_SIDE), interpolation=cv2.INTER_AREA)
     centred = thumb.astype(np.float32).ravel() - thumb.mean(dtype=np.float32)
     length = float(np.linalg.norm(centred))
-    if length < _NO_STRUCTURE or min(pixels_rgb.shape[:2]) < SMALLEST_SIDE_PX:
+    if length < _NO_STRUCTURE:
         return np.full(FINGERPRINT_LENGTH, np.nan, np.float32)
     return np.concatenate([signs, centred / length]).astype(np.float32)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgecnn.core.frame import InputSpec, resize
 from edgecnn.errors import DataError
 from edgecnn.workstation.backend import tf
-from edgecnn.workstation.data.archive import cache_folder
+from edgecnn.workstation.data.archive import cache_folder, sweep
 from edgecnn.workstation.data.augment import augment_picture
 from edgecnn.workstation.data.catalog import Picture, in_threads, refuse_broken
 from edgecnn.workstation.recipe import Augment
@@ -55,6 +55,7 @@ def codes_of(pictures: Sequence[Picture], spec: InputSpec, cache: Path | None = 
             return codes
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder, ".making-*")
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as draft:
             _make(pictures, spec, shape, Path(draft, "codes.npy"))
             os.replace(Path(draft, "codes.npy"), place)  # noqa: PTH105 - the step that makes it whole
@@ -72,7 +73,9 @@ def _key(pictures: Sequence[Picture], spec: InputSpec) -> str:
 
     def digest(picture: Picture) -> str:
         try:
-            return picture.sha256()
+            # Of a file the bytes tell the shape; pixels of an .npz do not.
+            shape = "" if isinstance(picture.source, Path) else f" {picture.source.shape}"
+            return picture.sha256() + shape
         except DataError as error:
             errors.append(error)
             return ""
@@ -88,6 +91,7 @@ def _make(pictures: Sequence[Picture], spec: InputSpec, shape: tuple[int, ...], 
         np.save(place, np.zeros(shape, np.uint8))
         return
     codes = np.lib.format.open_memmap(place, "w+", np.uint8, shape)
+    _reserve(place)
 
     def make(position: int) -> DataError | None:
         try:
@@ -98,6 +102,18 @@ def _make(pictures: Sequence[Picture], spec: InputSpec, shape: tuple[int, ...], 
 
     refuse_broken([error for error in in_threads(make, range(len(pictures))) if error])
     codes.flush()
+
+
+def _reserve(place: Path) -> None:
+    """Take all of a file's space now: a mapped page that finds the disk full later kills the process.
+
+    Raises:
+        OSError: If the disk is too small.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS and Windows
+        return
+    with place.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, place.stat().st_size)
 
 
 def labels_of(pictures: Sequence[Picture], labels: Sequence[str]) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from edgecnn.cli.data import data as command
 from edgecnn.core.frame import Pixels
 from edgecnn.errors import CheckFailed, DataError, MissingPackageError
 from edgecnn.workstation.data import fetch as room
+from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.data.check import check_data
 from edgecnn.workstation.data.leakage import fingerprint, near_pairs
 
@@ -63,6 +65,45 @@ def test_a_training_picture_among_those_of_val_is_named_and_exits_with_3(tmp_pat
     assert isinstance(result.exception, CheckFailed)
     assert result.exception.exit_code == 3
     assert "train/a/1.png  val/b/copy.jpg  nearly equal, under two labels" in result.stdout
+
+
+def test_the_splits_that_training_would_draw_are_looked_at(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("one", "twin"):
+            cv2.imwrite(str(folder / f"{number}_{name}.png"), scenery(number))
+    findings = check_data(tmp_path)
+    drawn = Counter((p.split, p.folder) for p in open_dataset(tmp_path).pictures)
+    assert findings.drawn_from == "train"
+    assert {(s, c): n for s, by in findings.counts.items() for c, n in by.items()} == drawn
+    assert {split for split, _ in drawn} == {"train", "val"}
+    assert len(findings.pairs) == 40
+    assert findings.crossing == ()
+    result = CliRunner().invoke(command, ["check", str(tmp_path)])
+    assert result.stdout.startswith("val is drawn from train, as training does\ntrain: ")
+
+
+def test_a_copy_that_the_drawn_split_would_share_with_test_is_named(tmp_path: Path) -> None:
+    for number, folder in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / folder).mkdir(parents=True)
+        for index in range(10):
+            cv2.imwrite(str(tmp_path / folder / f"{index}.png"), scenery(10 * number + index))
+    (val, *_) = open_dataset(tmp_path).split("val")
+    (tmp_path / "test/a/copy.png").write_bytes(val.data())
+    assert [pair.second for pair in check_data(tmp_path).crossing] == [val.path]
+
+
+def test_a_broken_picture_does_not_keep_the_check_from_drawing(tmp_path: Path) -> None:
+    for number in range(20):
+        folder = tmp_path / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{number}.png"), scenery(number))
+    (tmp_path / "a/broken.png").write_bytes(b"")
+    findings = check_data(tmp_path)
+    assert findings.drawn_from == "all"
+    assert list(findings.counts) == ["train", "val", "test", "all"]
+    assert list(findings.broken) == ["a/broken.png"]
 
 
 def test_a_duplicate_within_a_split_is_named_and_does_no_harm(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import time
 from pathlib import Path
 
 import cv2
@@ -77,6 +79,57 @@ def test_all_broken_pictures_are_named_at_once_and_nothing_is_kept(tmp_path: Pat
     assert list((tmp_path / "cache/codes").iterdir()) == []
 
 
+def test_pixels_of_equal_bytes_and_another_shape_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    pixels = np.arange(8 * 32, dtype=np.uint8).reshape(8, 32)
+    wide, high = (
+        Picture("x_train/00000", "train", "a", "a", one) for one in (pixels, pixels.reshape(32, 8).copy())
+    )
+    spec = InputSpec(8, 8, 1)
+    first = np.array(codes_of([wide], spec, tmp_path))
+    assert (codes_of([high], spec, tmp_path) != first).any()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="only Linux reserves space")
+def test_space_is_taken_before_the_first_picture_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_bytes: list[int] = []
+
+    def resize_and_look(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
+        (draft,) = tmp_path.glob("codes/.making-*/codes.npy")
+        taken_bytes.append(draft.stat().st_blocks * 512)
+        return resize(pixels, spec)
+
+    monkeypatch.setattr(pipeline, "resize", resize_and_look)
+    codes_of([Picture("x", "train", "a", "a", np.zeros((8, 8), np.uint8))], InputSpec(2000, 2000), tmp_path)
+    assert taken_bytes[0] >= 2000 * 2000 * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="only Linux reserves space")
+def test_a_full_disk_is_an_error_with_a_way_out_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="No space left on device") as caught:
+        codes_of(pictures_in(tmp_path), InputSpec(8, 8), tmp_path / "cache")
+    assert "EDGECNN_CACHE" in caught.value.fix
+    assert list((tmp_path / "cache/codes").iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_removed_a_day_later(tmp_path: Path) -> None:
+    old, young = (tmp_path / f"cache/codes/.making-{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "codes.npy").write_bytes(b"half")
+    two_days_ago_s = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago_s, two_days_ago_s))
+    codes_of(pictures_in(tmp_path), InputSpec(8, 8), tmp_path / "cache")
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_no_pictures_give_no_codes(tmp_path: Path) -> None:
     assert codes_of([], InputSpec(8, 8), tmp_path).shape == (0, 8, 8, 3)
 
@@ -139,6 +192,21 @@ def test_each_way_of_varying_changes_pixels_and_keeps_the_shape(field: str, chan
     varied = [augment_picture(picture, augment, np.random.default_rng(seed)) for seed in range(8)]
     assert all(one.shape == picture.shape and one.dtype == np.uint8 for one in varied)
     assert any((one != picture).any() for one in varied)
+
+
+def test_a_transmission_keeps_more_of_red_than_of_blue() -> None:
+    # JPEG keeps half of the resolution of chroma; in YCbCr red counts 0.299 in luma, blue 0.114.
+    rng = np.random.default_rng(1)
+    loss = []
+    for channel in (0, 2):
+        picture = np.full((64, 64, 3), 128, np.uint8)
+        picture[..., channel] = rng.integers(64, 192, (64, 64))
+        sent = [
+            augment_picture(picture, Augment(jpeg=True), np.random.default_rng(seed)) for seed in range(20)
+        ]
+        loss.append(np.mean([np.abs(one[..., channel].astype(int) - picture[..., channel]) for one in sent]))
+    red, blue = loss
+    assert red < blue
 
 
 def test_flipping_mirrors_and_nothing_else() -> None:
