@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -275,51 +277,41 @@ def demo(out: Path) -> None:
     )
 
 
-class progress_bar:  # noqa: N801  it reads as a function
-    """A bar with the time left on a terminal; one line an epoch elsewhere."""
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a bar with the time left on a terminal, and one line an epoch anywhere."""
+    import rich
+    import rich.progress
 
-    def __enter__(self) -> Progress:
-        """Start showing."""
-        import rich.progress
+    from edgecnn.workstation.checkpoint import Epoch
+    from edgecnn.workstation.train import Progress
 
-        from edgecnn.workstation.checkpoint import Epoch
-        from edgecnn.workstation.train import Progress
-
-        columns = (
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.TaskProgressColumn(),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TimeRemainingColumn(),
-        )
-        terminal = rich.get_console().is_terminal
-        self.bar = rich.progress.Progress(*columns, transient=True, disable=not terminal)
-        task = self.bar.add_task("Starting", total=None)
-        self.bar.start()
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    terminal = rich.get_console().is_terminal
+    with rich.progress.Progress(*columns, transient=True, disable=not terminal) as bar:
+        task = bar.add_task("Starting", total=None)
 
         def on_step(epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
-            self.bar.update(
-                task,
-                description=f"Epoch {epoch} of {epochs}, loss {loss:.3f}",
-                completed=(epoch - 1) * steps + step,
-                total=epochs * steps,
-            )
-
-        def on_epoch(row: Epoch) -> None:
-            name = f"epoch {row.number}" if row.number else "head on the frozen trunk"
-            self.bar.console.print(
-                f"{name}: loss {row.loss:.4f}, val loss {row.val_loss:.4f}, "
-                f"val accuracy {100 * row.val_top1:.2f} %, {row.seconds:.0f} s, "
-                f"{100 * row.waiting_share:.1f} % of it waiting for pictures",
-                highlight=False,
-                soft_wrap=True,
+            done, total = (epoch - 1) * steps + step, epochs * steps
+            bar.update(
+                task, description=f"Epoch {epoch} of {epochs}, loss {loss:.3f}", completed=done, total=total
             )
 
         def on_note(text: str) -> None:
-            self.bar.console.print(text, highlight=False, soft_wrap=True)
+            bar.console.print(text, highlight=False, soft_wrap=True)
 
-        return Progress(on_step, on_epoch, on_note)
+        def on_epoch(row: Epoch) -> None:
+            name = f"epoch {row.number}" if row.number else "head on the frozen trunk"
+            on_note(
+                f"{name}: loss {row.loss:.4f}, val loss {row.val_loss:.4f}, "
+                f"val accuracy {100 * row.val_top1:.2f} %, {row.seconds:.0f} s, "
+                f"{100 * row.waiting_share:.1f} % of it waiting for pictures"
+            )
 
-    def __exit__(self, *_: object) -> None:
-        """Clear the bar."""
-        self.bar.stop()
+        yield Progress(on_step, on_epoch, on_note)

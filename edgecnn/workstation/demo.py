@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -122,15 +123,10 @@ def _expect_alarm(events: tuple[Event, ...]) -> None:
         )
 
 
-class _timed:  # noqa: N801  it reads as a function
-    """Notes how long a stage took."""
-
-    def __init__(self, stage: str, stages: dict[str, float], progress: Progress) -> None:
-        self.stage, self.stages, self.progress = stage, stages, progress
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-        self.progress.on_note(f"{self.stage[0].upper()}{self.stage[1:]} ...")
-
-    def __exit__(self, *_: object) -> None:
-        self.stages[self.stage] = time.monotonic() - self.began
+@contextlib.contextmanager
+def _timed(stage: str, stages: dict[str, float], progress: Progress) -> Iterator[None]:
+    """Note how long a stage took."""
+    progress.on_note(f"{stage[0].upper()}{stage[1:]} ...")
+    began = time.monotonic()
+    yield
+    stages[stage] = time.monotonic() - began
