@@ -86,6 +86,14 @@ def test_a_stream_over_http_gives_frames_with_red_first(camera: MjpegServer) -> 
     assert found[2].captured_at_s > found[0].captured_at_s
 
 
+def test_a_clip_that_is_opened_after_a_stream_still_has_its_first_frame(
+    camera: MjpegServer, clip: Path
+) -> None:
+    frames(camera.url, 2)
+
+    assert len(frames(clip, realtime=False)) == 10
+
+
 def test_a_stream_that_stalls_without_hanging_up_is_given_up_in_time(camera: MjpegServer) -> None:
     source = iter(open_source(SourceConfig(camera.url, stalled_after_s=1.0)))
     next(source)

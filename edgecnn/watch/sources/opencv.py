@@ -17,9 +17,6 @@ from edgecnn.errors import RuntimeFault
 from edgecnn.watch.config import SourceConfig
 from edgecnn.watch.sources.address import without_password
 
-_OPTIONS: Final = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
-"""For FFmpeg inside OpenCV: over TCP, which loses no packets, and nothing held back."""
-
 _FALLBACK_RATE: Final = 10.0
 """Frames a second of a clip that does not say it."""
 
@@ -131,7 +128,8 @@ class StreamSource(_Capture):
         Raises:
             RuntimeFault: If it cannot be opened, or gives no more frames.
         """
-        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _OPTIONS)
+        # FFmpeg's own options (OPENCV_FFMPEG_CAPTURE_OPTIONS) hold for the whole process: "nobuffer" for a
+        # stream takes the first frame of every clip that is opened later. RTSP goes over TCP without them.
         with _quiet():
             capture = cv2.VideoCapture(self._uri, cv2.CAP_FFMPEG, self._settings)
         if not capture.isOpened():
