@@ -189,7 +189,7 @@ def _print_manifest(console: Console, bundle: Bundle) -> None:
     metavar="MEAN STD",
     help="Of a file that does not say it: the network reads (byte - MEAN) / STD.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: all cores, up to 4.")
+@click.option("--threads", type=click.IntRange(1, 64), help="Default: all cores, up to 4.")
 @click.option("--delegate", help="'edgetpu', or the path of a delegate's library.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def predict(

@@ -34,7 +34,9 @@ FILE = click.Path(path_type=Path)
     metavar="MEAN STD",
     help="What a float file without a manifest eats: (byte - MEAN) / STD.",
 )
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the interpreter.")
+@click.option(
+    "--threads", type=click.IntRange(1, 64), default=2, show_default=True, help="Of the interpreter."
+)
 @click.option(
     "--calls", type=click.IntRange(10), default=500, show_default=True, help="Timed, of each model."
 )
@@ -64,6 +66,8 @@ def bench(
 
     files = _files((file, *against), threads, labels, normalization)
     models = [predictor.load(f.path, f.labels, f.threads, None, f.normalization) for f in files]
+    for model in models:
+        predictor.verify_golden(model)
     pictures = _pictures(data, split, models) if data else None
     if pictures is None:
         click.echo("No --data: the latency is measured on random noise, and the accuracy is not.", err=True)

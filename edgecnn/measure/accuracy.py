@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,14 @@ Decisions = NDArray[np.bool_]
 """Shape (picture_count, label_count): which labels were decided for, or hold, in each picture."""
 
 RESAMPLES = 10_000
+
+FEW_DISCORDANT = 20
+"""Below so many pictures on which one model alone is right, the bootstrap interval may be too narrow.
+
+Simulated with 500 pictures, it holds the true drop in 63 % of experiments where one such picture is expected
+and in 92 % where 5 are; the score interval in 95 to 99 %. From 16 on the two cover alike."""
+
+DropMethod = Literal["paired bootstrap", "Tango's score interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class Drop:
         only_first_count: Pictures that only the first model gets right.
         only_second_count: Pictures that only the second model gets right.
         mcnemar_p: How often chance alone would part the two models so far, if they were equally good.
+        method: How the interval was found.
     """
 
     drop_pp: float
@@ -80,6 +90,7 @@ class Drop:
     only_first_count: int
     only_second_count: int
     mcnemar_p: float
+    method: DropMethod
 
 
 def wilson(correct_count: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -256,7 +267,8 @@ def accuracy_drop(
     The interval is the paired percentile bootstrap. A resample of pictures changes the drop only
     through how many it draws of the four kinds (both right, only one, only the other, neither), and
     those counts are multinomial: drawing the counts is the same experiment, thousands of times faster.
-    Where the models never part ways, the bootstrap cannot see beyond these pictures and gives (0, 0).
+    Where only few pictures part the models (fewer than ``FEW_DISCORDANT``), the bootstrap cannot see beyond
+    them and is too sure; the score interval for paired proportions stands in.
 
     Args:
         first: Shape (picture_count,): where the first model is right.
@@ -268,21 +280,85 @@ def accuracy_drop(
         The drop from the first to the second model.
 
     Source:
-        B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+        B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; for few
+        pictures, see ``score_interval``.
 
     Example:
-        >>> accuracy_drop(np.array([True] * 4), np.array([True] * 3 + [False])).drop_pp
-        25.0
+        >>> drop = accuracy_drop(np.array([True] * 4), np.array([True] * 3 + [False]))
+        >>> drop.drop_pp, drop.method
+        (25.0, "Tango's score interval")
     """
     count = len(first)
     kinds = np.array([first & second, first & ~second, ~first & second, ~first & ~second]).sum(axis=1)
     only_first, only_second = int(kinds[1]), int(kinds[2])
     if count == 0:
-        return Drop(0.0, -100.0, 100.0, 0, 0, 1.0)
-    drawn = np.random.default_rng(seed).multinomial(count, kinds / count, size=resamples)
-    low, high = np.percentile(100.0 * (drawn[:, 1] - drawn[:, 2]) / count, [2.5, 97.5])
-    drop_pp = 100.0 * (only_first - only_second) / count
-    return Drop(drop_pp, float(low), float(high), only_first, only_second, mcnemar_p(only_first, only_second))
+        return Drop(0.0, -100.0, 100.0, 0, 0, 1.0, "Tango's score interval")
+    method: DropMethod
+    if only_first + only_second < FEW_DISCORDANT:
+        method = "Tango's score interval"
+        low, high = score_interval(only_first, only_second, count)
+    else:
+        method = "paired bootstrap"
+        drawn = np.random.default_rng(seed).multinomial(count, kinds / count, size=resamples)
+        low, high = np.percentile((drawn[:, 1] - drawn[:, 2]) / count, [2.5, 97.5]).tolist()
+    return Drop(
+        drop_pp=100.0 * (only_first - only_second) / count,
+        low_pp=100.0 * low,
+        high_pp=100.0 * high,
+        only_first_count=only_first,
+        only_second_count=only_second,
+        mcnemar_p=mcnemar_p(only_first, only_second),
+        method=method,
+    )
+
+
+def score_interval(
+    only_first: int, only_second: int, count: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the score interval of the difference of two paired proportions.
+
+    It holds every difference that a score test would not reject, as Wilson's does for one proportion, and
+    has a width even where the two never part ways.
+
+    Args:
+        only_first: Pictures that only the first model gets right.
+        only_second: Pictures that only the second model gets right.
+        count: All pictures, at least 1.
+        confidence: Share of experiments whose interval shall hold the truth.
+
+    Returns:
+        The ends, each in [-1, 1].
+
+    Source:
+        T. Tango, Statistics in Medicine 17 (1998) 891-908, equations 2 to 4; the ends by bisection.
+
+    Example:
+        >>> low, high = score_interval(0, 0, 500)
+        >>> round(low, 5), round(high, 5)
+        (-0.00762, 0.00762)
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return -_score_end(only_second, only_first, count, z), _score_end(only_first, only_second, count, z)
+
+
+def _score_end(only_first: int, only_second: int, count: int, z: float) -> float:
+    """Find the greatest difference that the score test does not reject."""
+
+    def fits(difference: float) -> bool:
+        # The likeliest share of pictures that only the second gets right, given the difference.
+        b = (2 * count - only_first + only_second) * difference - only_first - only_second
+        c = -only_second * difference * (1 - difference)
+        share = (math.sqrt(max(0.0, b * b - 8 * count * c)) - b) / (4 * count)
+        variance = count * (2 * share + difference * (1 - difference))
+        return (only_first - only_second - count * difference) ** 2 <= z * z * variance
+
+    inside, outside = (only_first - only_second) / count, 1.0
+    if fits(outside):
+        return outside
+    for _ in range(50):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if fits(middle) else (inside, middle)
+    return inside
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

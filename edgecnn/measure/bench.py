@@ -506,6 +506,7 @@ def _compare_head(
         accuracy_drop_pp=drop.drop_pp,
         drop_low_pp=drop.low_pp,
         drop_high_pp=drop.high_pp,
+        drop_method=drop.method,
         mcnemar_p=drop.mcnemar_p,
     )
 

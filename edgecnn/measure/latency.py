@@ -140,6 +140,21 @@ def order_of(call: int, model_count: int) -> tuple[int, ...]:
     return turn if (call // model_count) % 2 == 0 else turn[::-1]
 
 
+def frame_of(call: int, model_count: int, frame_count: int) -> int:
+    """Say which frame the models see in one round.
+
+    Frames go round in a circle, as the orders of ``order_of`` do. Where the one circle fits into the other,
+    each picture would meet one order for ever, and what the order costs would count as the picture's. So
+    the frames move on by one whenever both circles are back at their start: after
+    ``2 * model_count * frame_count`` rounds, every picture has met every order once.
+
+    Example:
+        >>> [frame_of(call, model_count=2, frame_count=4) for call in range(8)]
+        [0, 1, 2, 3, 1, 2, 3, 0]
+    """
+    return (call + call // math.lcm(2 * model_count, frame_count)) % frame_count
+
+
 def interleave(
     models: Sequence[Predictor],
     frames: Sequence[Frame],
@@ -151,7 +166,7 @@ def interleave(
 
     Args:
         models: At least one.
-        frames: At least one; used in a circle.
+        frames: At least one; every one meets every order of the models.
         calls: Rounds that are timed, at least 1.
         warmup_calls: Rounds that go before and are not.
         on_round: Called after each round, outside of what is timed.
@@ -162,7 +177,7 @@ def interleave(
     times = np.empty((len(models), calls, len(STAGES)))
     with _no_garbage_collection():
         for round_index in range(-warmup_calls, calls):
-            frame = frames[round_index % len(frames)]
+            frame = frames[frame_of(round_index, len(models), len(frames))]
             for model_index in order_of(round_index, len(models)):
                 took = models[model_index].predict(frame).times
                 if round_index >= 0:

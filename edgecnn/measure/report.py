@@ -13,7 +13,7 @@ import msgspec
 
 from edgecnn.bundle.manifest import Measured, Provenance
 from edgecnn.errors import DataError
-from edgecnn.measure.accuracy import HeadAccuracy, LabelAccuracy
+from edgecnn.measure.accuracy import DropMethod, HeadAccuracy, LabelAccuracy
 from edgecnn.measure.latency import NOT_MEASURED, Latency, ms
 from edgecnn.measure.parity import Parity
 from edgecnn.runtime.host import Host
@@ -99,8 +99,11 @@ class Comparison:
         drop_low_pp: Lower end of its 95 % interval.
         drop_high_pp: Upper end of it.
         mcnemar_p: How often chance alone would part two equally good models so far.
+        drop_method: How the interval of the drop was found: the paired bootstrap, or, where few pictures
+            part the models, the score interval of Tango (1998).
         speedup_p50: p50 of ``against`` over p50 of ``model``: above 1, the model is faster.
-        speedup_pairwise: Median of the ratios of neighbouring calls.
+        speedup_pairwise: Median of the ratios of neighbouring calls; the verdict goes by it, since the
+            interval is its own.
         speedup_low: Lower end of the 95 % interval of ``speedup_pairwise``.
         speedup_high: Upper end of it.
         flipped_count: Pictures on which they decide differently.
@@ -115,6 +118,7 @@ class Comparison:
     drop_low_pp: float | None = None
     drop_high_pp: float | None = None
     mcnemar_p: float | None = None
+    drop_method: DropMethod | None = None
     speedup_p50: float | None = None
     speedup_pairwise: float | None = None
     speedup_low: float | None = None
@@ -192,9 +196,9 @@ def verdict(
     if not comparison:
         return _verdict_of_one(models[0])
     row = comparison[0]
-    if row.accuracy_drop_pp is None and row.speedup_p50 is None:
+    if row.accuracy_drop_pp is None and row.speedup_pairwise is None:
         return f"{row.model} and {row.against} differ in nothing that was measured."
-    told = [_speed(row)] if row.speedup_p50 is not None else []
+    told = [_speed(row)] if row.speedup_pairwise is not None else []
     told += [_drop(row, data)] if row.accuracy_drop_pp is not None else []
     return f"{row.model} is {' and '.join(told)}."
 
@@ -214,15 +218,16 @@ def _verdict_of_one(model: ModelReport) -> str:
 
 
 def _speed(row: Comparison) -> str:
-    ratio, low, high = row.speedup_p50, row.speedup_low, row.speedup_high
-    assert ratio is not None  # the caller asks only where it was measured
-    if low is not None and high is not None and low <= 1 <= high:
-        return f"as fast as {row.against}"
-    return (
-        f"{times(ratio)} faster than {row.against}"
-        if ratio > 1
-        else (f"{times(1 / ratio)} slower than {row.against}")
-    )
+    ratio, low, high = row.speedup_pairwise, row.speedup_low, row.speedup_high
+    assert ratio is not None  # the caller asks only where it was measured, and the ends are with it
+    assert low is not None
+    assert high is not None
+    if low <= 1 <= high:
+        return f"as fast as {row.against} (95 % interval {times(low)} to {times(high)})"
+    word = "faster"
+    if ratio < 1:
+        ratio, low, high, word = 1 / ratio, 1 / high, 1 / low, "slower"
+    return f"{times(ratio)} {word} than {row.against} (95 % interval {times(low)} to {times(high)})"
 
 
 def _drop(row: Comparison, data: DataReport | None) -> str:
@@ -230,7 +235,7 @@ def _drop(row: Comparison, data: DataReport | None) -> str:
     assert drop is not None  # the caller asks only where it was measured, and the ends are with it
     assert low is not None
     assert high is not None
-    against = "" if row.speedup_p50 is not None else f" than {row.against}"
+    against = "" if row.speedup_pairwise is not None else f" than {row.against}"
     if not row.flipped_count:
         changed = f"none of {number(data.count)} decisions changed" if data else "no decision changed"
         return f"equally accurate: {changed}"
@@ -382,6 +387,7 @@ def _render(template: str, report: Report, **more: object) -> str:
         report=report,
         conditions=conditions,
         unrest=unrest(report.models),
+        drop_methods=list(dict.fromkeys(row.drop_method for row in report.comparison if row.drop_method)),
         heads=list(dict.fromkeys(head for model in report.models for head in model.accuracy)),
         by_name={model.name: model for model in report.models},
         positions={model.name: index for index, model in enumerate(report.models)},

@@ -10,6 +10,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import tiny_models
+from click.testing import CliRunner
+
+from edgecnn.bundle import file
+from edgecnn.cli.main import edgecnn
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PER_CLASS = 12
@@ -146,6 +151,24 @@ def test_a_float_file_without_normalisation_asks_for_it(shared: Path, tmp_path: 
     done = _bench(model, "--out", tmp_path / "out")
     assert _refused(done, tmp_path / "out")
     assert "--normalization" in done.stderr
+
+
+def test_a_model_that_computes_otherwise_than_where_it_was_made_is_not_measured(tmp_path: Path) -> None:
+    flat = tiny_models.flat()
+    golden = tiny_models.golden(flat)
+    golden.outputs[0][1, 2] ^= 1
+    file.write(tmp_path / "m.tflite", flat, tiny_models.manifest(), golden)
+    done = _bench(tmp_path / "m.tflite", "--calls", 10, "--out", tmp_path / "out")
+    assert _refused(done, tmp_path / "out")
+    assert "gives other results here than where it was made" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["bench", "predict"])
+def test_threads_by_the_thousand_are_refused_before_anything_is_loaded(command: str, tmp_path: Path) -> None:
+    arguments = [command, "absent.tflite", *(["a.png"] if command == "predict" else [])]
+    done = CliRunner().invoke(edgecnn, [*arguments, "--threads", "100000"])
+    assert done.exit_code == 2
+    assert "1<=x<=64" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["", "no model at all"])

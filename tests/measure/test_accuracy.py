@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +21,7 @@ from edgecnn.measure.accuracy import (
     head_accuracy,
     mcnemar_p,
     one_hot,
+    score_interval,
     truth,
     wilson,
 )
@@ -149,3 +153,50 @@ def test_the_interval_of_the_drop_holds_the_true_drop_in_about_19_of_20_experime
         drop = accuracy_drop(first, second, seed=int(random.integers(1 << 30)), resamples=1000)
         hits += drop.low_pp <= 2.0 <= drop.high_pp
     assert 0.92 <= hits / 400 <= 0.98
+
+
+@cache
+def _drop_interval(only_first: int, only_second: int, count: int) -> tuple[float, float]:
+    drop = accuracy_drop(
+        *_paired(count - only_first - only_second, only_first, only_second, 0), resamples=2000
+    )
+    return drop.low_pp, drop.high_pp
+
+
+@pytest.mark.parametrize("count", [60, 500])
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 1), (3, 2), (2, 6), (8, 8), (13, 9)])
+def test_where_few_pictures_part_the_models_the_interval_still_holds_the_true_drop(
+    count: int, first: int, second: int
+) -> None:
+    shares = np.array([first, second, count - first - second]) / count
+    counts, times = np.unique(
+        np.random.default_rng(7).multinomial(count, shares, size=4000), axis=0, return_counts=True
+    )
+    true_pp = 100 * (first - second) / count
+    intervals = np.array([_drop_interval(b, c, count) for b, c, _ in counts.tolist()])
+    holds = (intervals[:, 0] <= true_pp) & (true_pp <= intervals[:, 1])
+    assert times[holds].sum() / times.sum() >= 0.93
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (5, 0), (2, 9), (3, 3)])
+def test_the_score_interval_ends_where_the_test_rejects(only_first: int, only_second: int) -> None:
+    count = 80
+
+    def p_value(difference: float) -> float:
+        # The likeliest shares, found by trying instead of by the formula.
+        share = np.linspace(max(0.0, -difference), (1 - difference) / 2, 200_001)[1:-1]
+        terms = (only_first, share + difference), (only_second, share), (
+            count - only_first - only_second, 1 - 2 * share - difference,
+        )  # fmt: skip
+        likely = share[np.argmax(sum(n * np.log(np.maximum(p, 1e-300)) for n, p in terms))]
+        deviation = math.sqrt(count * (2 * likely + difference * (1 - difference)))
+        return 2 * stats.norm.sf(abs(only_first - only_second - count * difference) / deviation)
+
+    for end in score_interval(only_first, only_second, count):
+        assert p_value(end) == pytest.approx(0.05, abs=2e-3)
+
+
+def test_all_pictures_may_part_the_models_and_none_too() -> None:
+    assert score_interval(3, 0, 3)[1] == 1.0
+    low, high = score_interval(0, 0, 3)
+    assert -1 < low == -high < 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,22 @@ def test_of_two_models_each_goes_before_the_other_equally_often() -> None:
     interleave(models, noise_frames(8, 8), calls=40, warmup_calls=0)
     rounds = list(zip(log[::2], log[1::2], strict=True))
     assert rounds.count(("a", "b")) == rounds.count(("b", "a")) == 20
+
+
+@pytest.mark.parametrize("model_count", [1, 2, 3, 4])
+@pytest.mark.parametrize("frame_count", [1, 7, 8, 16])
+def test_every_picture_meets_every_order_of_the_models_equally_often(
+    model_count: int, frame_count: int
+) -> None:
+    log: list[str] = []
+    models = [_model(name, log=log) for name in "abcd"[:model_count]]
+    orders = len({order_of(call, model_count) for call in range(2 * model_count)})
+    rounds = 2 * model_count * frame_count
+    frames = [replace(noise_frames(8, 8)[0], index=index) for index in range(frame_count)]
+    interleave(models, frames, rounds, warmup_calls=0)
+    order = ["".join(log[at : at + model_count]) for at in range(0, len(log), model_count)]
+    met = Counter(zip(models[0].calls, order, strict=True))
+    assert (len(met), set(met.values())) == (frame_count * orders, {rounds // (frame_count * orders)})
 
 
 def test_all_models_see_the_same_frames_in_the_same_order() -> None:

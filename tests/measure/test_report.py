@@ -119,10 +119,10 @@ def test_without_pictures_the_report_says_that_it_was_timed_on_noise(two: list[F
 def test_the_verdict_says_speed_drop_interval_and_changed_decisions_in_words() -> None:
     row = Comparison(
         "int8", "float", "pet", 0.2, -0.1, 0.5, 0.3,
-        speedup_p50=2.1, speedup_low=2.0, speedup_high=2.2, flipped_count=12,
+        speedup_pairwise=2.1, speedup_low=2.0, speedup_high=2.2, flipped_count=12,
     )  # fmt: skip
     assert verdict([], [row]) == (
-        "int8 is 2.10x faster than float and 0.20 pp less accurate "
+        "int8 is 2.10x faster than float (95 % interval 2.00x to 2.20x) and 0.20 pp less accurate "
         "(95 % interval \N{MINUS SIGN}0.10 to 0.50 pp), 12 decisions changed."
     )
 
@@ -135,13 +135,33 @@ def test_a_gain_turns_the_interval_around() -> None:
 
 
 def test_a_difference_in_speed_that_the_noise_hides_is_not_called_one() -> None:
-    row = Comparison("a", "b", speedup_p50=1.02, speedup_low=0.98, speedup_high=1.05)
-    assert verdict([], [row]) == "a is as fast as b."
+    row = Comparison("a", "b", speedup_pairwise=1.02, speedup_low=0.98, speedup_high=1.05)
+    assert verdict([], [row]) == "a is as fast as b (95 % interval 0.98x to 1.05x)."
 
 
 def test_a_slower_model_is_called_slower() -> None:
-    row = Comparison("a", "b", speedup_p50=0.5, speedup_low=0.48, speedup_high=0.52)
-    assert verdict([], [row]) == "a is 2.00x slower than b."
+    row = Comparison("a", "b", speedup_pairwise=0.5, speedup_low=0.4, speedup_high=0.625)
+    assert verdict([], [row]) == "a is 2.00x slower than b (95 % interval 1.60x to 2.50x)."
+
+
+def test_the_speed_of_the_headline_lies_within_the_interval_that_it_is_told_with(report: Report) -> None:
+    # p50 apart say "slower", neighbouring calls say "faster" with an interval that leaves no doubt.
+    row = replace(
+        report.comparison[0], speedup_p50=0.9, speedup_pairwise=1.9, speedup_low=1.82, speedup_high=2.05
+    )
+    told = verdict(report.models, [row], report.data)
+    shown = replace(report, verdict=told, comparison=(row,))
+    assert "1.90x faster than pet.float (95 % interval 1.82x to 2.05x)" in told
+    assert '<dt>Speed</dt><dd class="figure">1.90x</dd>' in to_html(shown)
+    assert "| 0.90x | 1.90x (1.82x to 2.05x) |" in to_markdown(shown)
+    assert json.loads(to_json(shown))["comparison"][0]["speedup_p50"] == 0.9
+
+
+def test_the_report_says_how_the_interval_of_the_drop_was_found(report: Report) -> None:
+    row = report.comparison[0]
+    assert row.drop_method == "Tango's score interval"
+    assert "Intervals of the drop by Tango's score interval." in to_markdown(report)
+    assert "on the same pictures, by Tango&#39;s score interval." in to_html(report)
 
 
 def test_one_model_alone_gets_a_report_too(two: list[FakePredictor], pictures: bench.Pictures) -> None:
