@@ -1,0 +1,248 @@
+"""Every model on every picture: which pictures test which head, and the scores that come of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.bundle.manifest import Manifest
+from edgecnn.core.frame import Frame, InputSpec, Pixels, resize
+from edgecnn.core.prediction import Head, Prediction, Scores
+from edgecnn.errors import DataError
+from edgecnn.measure.accuracy import is_exclusive
+from edgecnn.measure.report import Skipped
+
+_READ_AHEAD = 32
+
+
+class LabelledPicture(Protocol):
+    """A picture of which the truth is known."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies within the data; names it in the report."""
+
+    @property
+    def label(self) -> str:
+        """What it shows."""
+
+    def read(self) -> Pixels:
+        """Give its pixels, shape (height, width, 3), red first."""
+
+
+class Threaded(Protocol):
+    """What computes."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads."""
+
+
+class Model(Protocol):
+    """What the bench must know about a model and have it do."""
+
+    @property
+    def name(self) -> str:
+        """Of the manifest, or of the file."""
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+
+    @property
+    def precision(self) -> str:
+        """For instance ``int8``."""
+
+    @property
+    def input(self) -> InputSpec:
+        """What it eats."""
+
+    @property
+    def heads(self) -> Sequence[Head]:
+        """What it answers."""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What it says about itself; ``None`` for a foreign file."""
+
+    @property
+    def interpreter(self) -> Threaded:
+        """What computes."""
+
+    def predict(self, frame: Frame) -> Prediction:
+        """Give the scores of one frame, with times."""
+
+    def scores(self, codes: Pixels) -> Mapping[str, Scores]:
+        """Give the scores of one picture that was resized already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What the accuracy is measured on.
+
+    Attributes:
+        name: Of the data, for the report.
+        split: For instance ``test``.
+        items: The pictures.
+    """
+
+    name: str
+    split: str
+    items: Sequence[LabelledPicture]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The scores of every model on every picture that could be read.
+
+    Attributes:
+        items: The pictures.
+        scores: By model, by head: shape (picture_count, label_count).
+        skipped: Pictures that could not be read, with the reason.
+    """
+
+    items: tuple[LabelledPicture, ...]
+    scores: tuple[dict[str, NDArray[np.float32]], ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """What each picture shows."""
+        return [item.label for item in self.items]
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def count(progress: Progress, what: str, total: int) -> Callable[[], None]:
+    """Make what is called after each of ``total`` steps, and tells ``progress`` how far it is."""
+    counter = itertools.count(1)
+    return lambda: progress(what, next(counter), total)
+
+
+def heads_that_fit(model: Model, pictures: Pictures) -> tuple[Head, ...]:
+    """Choose the heads that pictures with these labels can test.
+
+    A head that decides for exactly one label must know every label of the pictures. One of several
+    sigmoids need not: a picture of something else shows none of its labels.
+
+    Raises:
+        DataError: If no head fits.
+    """
+    labels = {picture.label for picture in pictures.items}
+    fitting = tuple(
+        head
+        for head in model.heads
+        if (labels <= set(head.labels) if is_exclusive(head) else labels & set(head.labels))
+    )
+    if not fitting:
+        raise DataError(
+            f"The labels of '{pictures.name}' ({_some(labels)}) do not fit those of "
+            f"'{model.path.name}' ({'; '.join(_some(head.labels) for head in model.heads)}).",
+            fix="Name the folders of the data like the labels, give a foreign file its labels with "
+            "--labels, or leave out --data to measure the latency only.",
+        )
+    return fitting
+
+
+def _some(labels: Iterable[str], shown: int = 8) -> str:
+    names = sorted(labels)
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def evaluate(models: Sequence[Model], pictures: Pictures, progress: Progress = silent) -> Evaluation:
+    """Run every model on every picture: read once, resized once for each distinct input.
+
+    Args:
+        models: At least one.
+        pictures: One that cannot be read is left out and named.
+        progress: Told how far it is.
+
+    Returns:
+        The scores.
+
+    Raises:
+        DataError: If not one picture can be read.
+    """
+    inputs = tuple(dict.fromkeys(model.input for model in models))
+    kept: list[LabelledPicture] = []
+    skipped: list[Skipped] = []
+    rows: list[dict[str, list[NDArray[np.float32]]]] = [{h.name: [] for h in m.heads} for m in models]
+    tick = count(progress, "Evaluating", len(pictures.items))
+    with contextlib.closing(_read_ahead(pictures.items, inputs)) as read:
+        for item, codes in read:
+            if isinstance(codes, DataError):
+                skipped.append(Skipped(item.path, codes.message))
+            else:
+                kept.append(item)
+                for model, columns in zip(models, rows, strict=True):
+                    for head, scores in model.scores(codes[model.input]).items():
+                        columns[head].append(_peak(scores))
+            tick()
+    if not kept:
+        reason = f" The first: {skipped[0].reason}" if skipped else ""
+        raise DataError(
+            f"None of the {len(pictures.items)} pictures of '{pictures.name}' can be read.{reason}",
+            fix="Look at the data with 'edgecnn data check'.",
+        )
+    stacked = tuple({head: np.stack(column) for head, column in columns.items()} for columns in rows)
+    return Evaluation(tuple(kept), stacked, tuple(skipped))
+
+
+def _peak(scores: Scores) -> NDArray[np.float32]:
+    """Take a heatmap for what its strongest cells say of the whole picture."""
+    return scores.reshape(-1, scores.shape[-1]).max(axis=0) if scores.ndim > 1 else scores
+
+
+_Codes = dict[InputSpec, Pixels]
+
+
+def _read_ahead(
+    items: Sequence[LabelledPicture], inputs: Sequence[InputSpec]
+) -> Generator[tuple[LabelledPicture, _Codes | DataError], None, None]:
+    """Decode the next pictures on another thread while the interpreter works on this one."""
+
+    def prepare(item: LabelledPicture) -> _Codes | DataError:
+        try:
+            pixels = item.read()
+        except DataError as error:
+            return error
+        return {spec: resize(pixels, spec) for spec in inputs}
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        waiting: deque[tuple[LabelledPicture, Future[_Codes | DataError]]] = deque()
+        rest = iter(items)
+        for item in itertools.islice(rest, _READ_AHEAD):
+            waiting.append((item, pool.submit(prepare, item)))
+        try:
+            while waiting:
+                item, future = waiting.popleft()
+                for coming in itertools.islice(rest, 1):
+                    waiting.append((coming, pool.submit(prepare, coming)))
+                yield item, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
