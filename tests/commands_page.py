@@ -26,8 +26,12 @@ def commands(group: click.Group, prefix: str = "edgecnn") -> list[tuple[str, cli
 def page() -> str:
     """Give the page as it should be."""
     parts = ["# All commands\n\nWritten from `--help` by `make docs`; do not edit.\n"]
+    # The parent hands its settings down, as it does when a user asks for help.
+    root = click.Context(edgecnn, **edgecnn.context_settings)
     for name, command in commands(edgecnn):
-        context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+        context = click.Context(
+            command, info_name=name, parent=root, terminal_width=100, max_content_width=100
+        )
         parts.append(f"## {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
