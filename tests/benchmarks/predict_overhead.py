@@ -26,7 +26,7 @@ TARGET = 1.02
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--calls", default=600, show_default=True)
+@click.option("--calls", default=4000, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--normalization", type=(float, float))
 def main(model: Path, calls: int, threads: int, normalization: tuple[float, float] | None) -> None:
