@@ -68,7 +68,7 @@ def main() -> NoReturn:
         click.echo(f"Error: {error.message}\nFix: {error.fix}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        # A device has no h5py, imagehash or TensorFlow; what edgecnn itself lacks is our mistake.
+        # A device has no h5py or TensorFlow; what edgecnn itself lacks is our mistake.
         if error.name is None or error.name.startswith("edgecnn"):
             raise
         click.echo(
