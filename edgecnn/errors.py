@@ -48,6 +48,10 @@ class BundleError(EdgecnnError):
     """A ``.tflite`` file is damaged, incomplete, or another one than was promised."""
 
 
+class SignatureError(BundleError):
+    """A model file is not signed by a trusted key, was changed since, or is older than it may be."""
+
+
 class RuntimeFault(EdgecnnError):
     """The interpreter, a delegate or a picture source is missing or failed."""
 

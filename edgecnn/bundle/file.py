@@ -295,12 +295,34 @@ def write(path: Path, model: bytes, manifest: Manifest, golden: Golden | None) -
         files[_GOLDEN] = _npz(golden)
     for number, head in enumerate(manifest.heads):
         files[metadata.label_file(number)] = "".join(f"{label}\n" for label in head.labels).encode()
-    data = _append(flat, files)
-    _replace(path, data)
+    data = pack(flat, files)
+    replace_whole(path, data)
     return _read(path, data)
 
 
-def _append(flat: bytes, files: Mapping[str, bytes]) -> bytes:
+def unpack(data: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """Take a file of ours apart; ``pack`` puts it together again, byte for byte.
+
+    Args:
+        data: The whole file, which ``read`` has accepted.
+
+    Returns:
+        The flatbuffer, and the appended files by name, in their order.
+
+    Raises:
+        BundleError: If edgecnn did not make the file, or an appended file cannot be read.
+    """
+    if not _verify_digest(data):
+        raise BundleError(
+            "edgecnn did not make this model file: it holds no manifest.",
+            fix="Convert the model with 'edgecnn convert'.",
+        )
+    files = _files(data)
+    return data[: files[_MANIFEST].header_offset], {name: _content(data, i) for name, i in files.items()}
+
+
+def pack(flat: bytes, files: Mapping[str, bytes]) -> bytes:
+    """Append files to a flatbuffer, and the digest of everything at the end."""
     out = io.BytesIO()
     out.write(flat)
     # Not mode "a": it would add to a zip that a foreign converter had appended already.
@@ -356,7 +378,12 @@ def _check_golden(golden: Golden, model: Model) -> None:
         raise _contradiction(f"replayed outputs {found}", f"gives {expected}")
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_whole(path: Path, data: bytes) -> None:
+    """Write a file whole, or leave what is there as it is.
+
+    Raises:
+        BundleError: If it cannot be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
