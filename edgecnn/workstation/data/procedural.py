@@ -14,17 +14,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
 
 from edgecnn.core.frame import Frame, Pixels
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.catalog import in_threads
-
-Canvas = NDArray[np.float32]
-"""Height x width x 3, red first, in byte values, not yet rounded."""
-Mask = NDArray[np.float32]
-"""Height x width, 0 to 1."""
+from edgecnn.workstation.data.paint import (
+    Canvas,
+    Mask,
+    add_disc,
+    add_glow,
+    f32,
+    filled,
+    noise,
+    noise_tile,
+    paint,
+    sample,
+)
 
 CLASSES = ("fire", "no_fire")
 SPLITS = ("train", "val", "test")
@@ -40,7 +46,7 @@ _FLAME_COLOURS = np.array(
 
 
 @dataclass(frozen=True, slots=True)
-class _Light:
+class Light:
     """A time of day.
 
     Attributes:
@@ -57,10 +63,10 @@ class _Light:
 
 
 _LIGHTS = {
-    "day": _Light((70, 130, 205), (190, 215, 235), 1.0, (1.0, 1.0, 0.97)),
-    "overcast": _Light((150, 158, 168), (205, 208, 210), 0.8, (0.96, 0.98, 1.0)),
-    "dusk": _Light((62, 66, 120), (250, 150, 70), 0.5, (1.1, 0.88, 0.8)),
-    "night": _Light((8, 11, 28), (30, 34, 58), 0.16, (0.85, 0.95, 1.25)),
+    "day": Light((70, 130, 205), (190, 215, 235), 1.0, (1.0, 1.0, 0.97)),
+    "overcast": Light((150, 158, 168), (205, 208, 210), 0.8, (0.96, 0.98, 1.0)),
+    "dusk": Light((62, 66, 120), (250, 150, 70), 0.5, (1.1, 0.88, 0.8)),
+    "night": Light((8, 11, 28), (30, 34, 58), 0.16, (0.85, 0.95, 1.25)),
 }
 
 
@@ -107,7 +113,7 @@ def render_scene(rng: np.random.Generator, flames: bool, height_px: int, width_p
         >>> render_scene(np.random.default_rng(1), flames=True, height_px=48, width_px=64).shape
         (48, 64, 3)
     """
-    canvas, light = _render_background(rng, height_px, width_px)
+    canvas, light = render_background(rng, height_px, width_px)
     # Drawn for a calm scene too: the same generator gives the same scene, with the fire and without.
     fire, at_s = _draw_fire(rng), float(rng.uniform(0, 60))
     if flames:
@@ -144,7 +150,7 @@ def render_clip(
         [0.0, 0.5]
     """
     rng = np.random.default_rng(seed)
-    canvas, light = _render_background(rng, height_px, width_px)
+    canvas, light = render_background(rng, height_px, width_px)
     fire = _draw_fire(rng)
     for index in range(round(seconds * frames_per_second)):
         at_s = index / frames_per_second
@@ -211,48 +217,11 @@ def _write_splits(folder: Path, per_class: int, seed: int, height_px: int, width
     in_threads(write, jobs)
 
 
-def _f32(values: npt.ArrayLike) -> NDArray[np.float32]:
-    return np.asarray(values, np.float32)
-
-
-# --- noise and paint -------------------------------------------------------------------------------
-
-
-def _noise(rng: np.random.Generator, height: int, width: int, cells: float, octaves: int = 4) -> Mask:
-    """Give fractal value noise, 0 to 1: each octave twice as fine and half as strong."""
-    total = np.zeros((height, width), np.float32)
-    for octave in range(octaves):
-        rows = max(2, round(cells * 2**octave) + 1)
-        columns = max(2, round(cells * 2**octave * width / height) + 1)
-        lattice = rng.random((rows, columns), np.float32)
-        total += cv2.resize(lattice, (width, height), interpolation=cv2.INTER_CUBIC) / 2**octave
-    return _f32(np.clip(total / (2 - 0.5 ** (octaves - 1)), 0, 1))
-
-
-def _paint(canvas: Canvas, colour: NDArray[np.float32] | tuple[float, ...], mask: Mask) -> None:
-    """Lay a colour, or a picture, over the canvas where the mask says so."""
-    canvas += (np.asarray(colour, np.float32) - canvas) * mask[..., None]
-
-
-def _shape(canvas: Canvas, points: NDArray[np.float64] | list[tuple[float, float]]) -> Mask:
-    """Fill a polygon of (x, y) in pixels, smoothly at the edge."""
-    mask = np.zeros(canvas.shape[:2], np.uint8)
-    fixed = np.round(np.asarray(points, np.float64) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
-    return _f32(mask / 255)
-
-
-def _glow(canvas: Canvas, x: float, y: float, radius: float, colour: tuple[float, ...], power: float) -> None:
-    """Add light that falls off around a point."""
-    rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
-    squared = ((columns - x) ** 2 + (rows - y) ** 2) / max(radius, 1.0) ** 2
-    canvas += (power / (1 + 4 * squared) ** 2)[..., None].astype(np.float32) * _f32(colour)
-
-
 # --- the scene -------------------------------------------------------------------------------------
 
 
-def _render_background(rng: np.random.Generator, height: int, width: int) -> tuple[Canvas, _Light]:
+def render_background(rng: np.random.Generator, height: int, width: int) -> tuple[Canvas, Light]:
+    """Render scenery without camera and fire, and say at what time of day."""
     name = str(rng.choice(list(_LIGHTS), p=[0.35, 0.2, 0.2, 0.25]))
     light = _LIGHTS[name]
     horizon = height * float(rng.uniform(0.35, 0.65))
@@ -279,11 +248,11 @@ def _render_background(rng: np.random.Generator, height: int, width: int) -> tup
 
 
 def _render_sky(
-    rng: np.random.Generator, light: _Light, name: str, horizon: float, height: int, width: int
+    rng: np.random.Generator, light: Light, name: str, horizon: float, height: int, width: int
 ) -> Canvas:
     t = np.clip(np.arange(height, dtype=np.float32) / max(horizon, 1), 0, 1)[:, None, None] ** 1.3
     shade = rng.uniform(0.85, 1.15, 3).astype(np.float32)
-    sky = (_f32(light.top) * (1 - t) + _f32(light.low) * t) * shade
+    sky = (f32(light.top) * (1 - t) + f32(light.low) * t) * shade
     canvas = np.ascontiguousarray(np.broadcast_to(sky, (height, width, 3)), np.float32)
     x, y = float(rng.uniform(0, width)), float(rng.uniform(0.05, 0.95) * horizon)
     radius = height * float(rng.uniform(0.02, 0.06))
@@ -291,85 +260,76 @@ def _render_sky(
         stars = (rng.random((height, width)) > 0.997).astype(np.float32) * rng.random(1).astype(np.float32)
         canvas += (stars * 120)[..., None]
         if rng.random() < 0.5:
-            _add_disc(canvas, x, y, radius, (225, 225, 210))
-            _glow(canvas, x, y, radius * 4, (90, 95, 110), 0.6)
+            add_disc(canvas, x, y, radius, (225, 225, 210))
+            add_glow(canvas, x, y, radius * 4, (90, 95, 110), 0.6)
     elif name != "overcast" and rng.random() < 0.6:
         y = y if name == "day" else horizon - radius * float(rng.uniform(-0.5, 4))
         colour = (255, 250, 225) if name == "day" else (255, 190, 90)
-        _glow(canvas, x, y, height * 0.5, (120, 100, 60) if name == "day" else (190, 80, 20), 0.8)
-        _add_disc(canvas, x, y, radius, colour)
+        add_glow(canvas, x, y, height * 0.5, (120, 100, 60) if name == "day" else (190, 80, 20), 0.8)
+        add_disc(canvas, x, y, radius, colour)
     cover = float(rng.uniform(0.35, 0.75)) if name != "overcast" else 0.35
-    clouds = np.clip((_noise(rng, height, width, 3) - cover) * 4, 0, 1) * float(rng.uniform(0.3, 0.9))
-    white = _f32(light.low) * 0.5 + 127 * light.ambient
-    _paint(canvas, tuple(white * _f32(light.tint)), clouds * (1 - 0.4 * t[..., 0]))
+    clouds = np.clip((noise(rng, height, width, 3) - cover) * 4, 0, 1) * float(rng.uniform(0.3, 0.9))
+    white = f32(light.low) * 0.5 + 127 * light.ambient
+    paint(canvas, tuple(white * f32(light.tint)), clouds * (1 - 0.4 * t[..., 0]))
     return canvas
 
 
-def _add_disc(canvas: Canvas, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
-    angles = np.linspace(0, 2 * np.pi, 40)
-    _paint(
-        canvas,
-        colour,
-        _shape(canvas, np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)),
-    )
-
-
-def _lit(light: _Light, colour: tuple[float, ...] | NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(colour, np.float32) * _f32(light.tint) * _f32(light.ambient)
+def _lit(light: Light, colour: tuple[float, ...] | NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(colour, np.float32) * f32(light.tint) * f32(light.ambient)
 
 
 def _add_hills(
-    canvas: Canvas, rng: np.random.Generator, light: _Light, horizon: float, distance: float
+    canvas: Canvas, rng: np.random.Generator, light: Light, horizon: float, distance: float
 ) -> None:
     height, width = canvas.shape[:2]
     rise = height * float(rng.uniform(0.05, 0.3)) * (0.4 + 0.6 * distance)
-    ridge = horizon + 2 - rise * _noise(rng, 2, width, float(rng.uniform(0.02, 0.06)), 5)[0]
+    ridge = horizon + 2 - rise * noise(rng, 2, width, float(rng.uniform(0.02, 0.06)), 5)[0]
     rows = np.arange(height, dtype=np.float32)[:, None]
     mask = np.clip(rows - ridge[None], 0, 1).astype(np.float32)
-    near = _lit(light, rng.choice(_f32([[60, 85, 50], [95, 95, 70], [80, 75, 70]])))
-    haze = _f32(light.low) * 0.85  # air scatters the light of the horizon into far hills
+    near = _lit(light, rng.choice(f32([[60, 85, 50], [95, 95, 70], [80, 75, 70]])))
+    haze = f32(light.low) * 0.85  # air scatters the light of the horizon into far hills
     colour = near * (1 - 0.7 * distance) + haze * 0.7 * distance
-    texture = 0.85 + 0.3 * _noise(rng, height, width, 12, 3)
-    _paint(canvas, texture[..., None] * colour, mask)
+    texture = 0.85 + 0.3 * noise(rng, height, width, 12, 3)
+    paint(canvas, texture[..., None] * colour, mask)
 
 
 def _add_ground(
-    canvas: Canvas, rng: np.random.Generator, light: _Light, horizon: float, is_autumn: bool
+    canvas: Canvas, rng: np.random.Generator, light: Light, horizon: float, is_autumn: bool
 ) -> None:
     height, width = canvas.shape[:2]
     choices = [[92, 118, 58], [128, 122, 72], [150, 132, 98], [112, 110, 106], [225, 228, 235]]
-    base = _f32(choices[int(rng.integers(len(choices)))])
+    base = f32(choices[int(rng.integers(len(choices)))])
     if is_autumn and rng.random() < 0.5:
-        base = _f32([158, 106, 52])
+        base = f32([158, 106, 52])
     rows = np.arange(height, dtype=np.float32)[:, None]
-    texture = 0.65 + 0.7 * _noise(rng, height, width, 10, 5)
+    texture = 0.65 + 0.7 * noise(rng, height, width, 10, 5)
     near = 0.8 + 0.3 * np.clip((rows - horizon) / max(height - horizon, 1), 0, 1)
     mask = np.broadcast_to(np.clip(rows - horizon, 0, 1), (height, width))
-    _paint(canvas, _lit(light, base) * (texture * near)[..., None], np.asarray(mask, np.float32))
+    paint(canvas, _lit(light, base) * (texture * near)[..., None], np.asarray(mask, np.float32))
 
 
-def _add_road(canvas: Canvas, rng: np.random.Generator, light: _Light, horizon: float) -> None:
+def _add_road(canvas: Canvas, rng: np.random.Generator, light: Light, horizon: float) -> None:
     height, width = canvas.shape[:2]
     far, near = float(rng.uniform(0.2, 0.8)) * width, float(rng.uniform(0.1, 0.9)) * width
     half = float(rng.uniform(0.12, 0.3)) * width
     corners = [(far - 1, horizon), (far + 1, horizon), (near + half, height), (near - half, height)]
     grey = float(rng.uniform(70, 120))
-    _paint(canvas, tuple(_lit(light, (grey, grey, grey + 4))), _shape(canvas, corners))
+    paint(canvas, tuple(_lit(light, (grey, grey, grey + 4))), filled(canvas, corners))
 
 
 def _add_house(
-    canvas: Canvas, rng: np.random.Generator, light: _Light, x: float, foot: float, size: float
+    canvas: Canvas, rng: np.random.Generator, light: Light, x: float, foot: float, size: float
 ) -> None:
-    wall = rng.choice(_f32([[205, 195, 175], [160, 95, 75], [225, 225, 220], [150, 150, 150]]))
-    roof = rng.choice(_f32([[150, 62, 42], [85, 70, 62], [70, 75, 85]]))
+    wall = rng.choice(f32([[205, 195, 175], [160, 95, 75], [225, 225, 220], [150, 150, 150]]))
+    roof = rng.choice(f32([[150, 62, 42], [85, 70, 62], [70, 75, 85]]))
     half, top = size * float(rng.uniform(0.5, 1.0)), foot - size * float(rng.uniform(0.5, 1.1))
     eaves = half * 1.12
     ridge = top - size * float(rng.uniform(0.2, 0.5))
     box = [(x - half, foot), (x - half, top), (x + half, top), (x + half, foot)]
-    _paint(canvas, tuple(_lit(light, wall)), _shape(canvas, box))
+    paint(canvas, tuple(_lit(light, wall)), filled(canvas, box))
     gable = float(rng.uniform(0, 0.6)) * half
     cap = [(x - eaves, top), (x - gable, ridge), (x + gable, ridge), (x + eaves, top)]
-    _paint(canvas, tuple(_lit(light, roof)), _shape(canvas, cap))
+    paint(canvas, tuple(_lit(light, roof)), filled(canvas, cap))
     is_evening = light.ambient < 0.6
     pane = half * 0.16
     for row in range(1 + int(foot - top > size * 0.8)):
@@ -383,15 +343,15 @@ def _add_house(
                 (cx + pane, cy + pane),
                 (cx - pane, cy + pane),
             ]
-            _paint(canvas, colour, _shape(canvas, corners))
+            paint(canvas, colour, filled(canvas, corners))
             if is_on:
-                _glow(canvas, cx, cy, pane * 5, (110, 75, 25), 0.5)
+                add_glow(canvas, cx, cy, pane * 5, (110, 75, 25), 0.5)
 
 
 def _add_tree(
     canvas: Canvas,
     rng: np.random.Generator,
-    light: _Light,
+    light: Light,
     x: float,
     foot: float,
     size: float,
@@ -404,43 +364,43 @@ def _add_tree(
         (x + trunk, foot - size * 0.5),
         (x + trunk, foot),
     ]
-    _paint(canvas, tuple(_lit(light, (82, 62, 45))), _shape(canvas, stem))
-    greens = _f32([[52, 88, 42], [70, 105, 50], [40, 70, 45]])
-    autumn = _f32([[205, 105, 30], [190, 70, 28], [215, 160, 45]])
+    paint(canvas, tuple(_lit(light, (82, 62, 45))), filled(canvas, stem))
+    greens = f32([[52, 88, 42], [70, 105, 50], [40, 70, 45]])
+    autumn = f32([[205, 105, 30], [190, 70, 28], [215, 160, 45]])
     is_fir = not is_autumn and rng.random() < 0.5
     colour = rng.choice(autumn if is_autumn and rng.random() < 0.7 else greens)
-    leaves = 0.55 + 0.8 * _noise(rng, canvas.shape[0], canvas.shape[1], cells=22, octaves=2)
-    paint = _lit(light, colour) * leaves[..., None]
+    leaves = 0.55 + 0.8 * noise(rng, canvas.shape[0], canvas.shape[1], cells=22, octaves=2)
+    foliage = _lit(light, colour) * leaves[..., None]
     if is_fir:
         for step in range(4):
             top, half = foot - size * (1 - 0.18 * step), size * (0.1 + 0.06 * step)
             tier = [(x, top), (x + half, top + size * 0.34), (x - half, top + size * 0.34)]
-            _paint(canvas, paint, _shape(canvas, tier))
+            paint(canvas, foliage, filled(canvas, tier))
         return
     angles = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     for _ in range(4):
         radius = size * float(rng.uniform(0.16, 0.26))
         cx, cy = x + size * float(rng.uniform(-0.16, 0.16)), foot - size * float(rng.uniform(0.55, 0.8))
         rough = radius * (1 + 0.18 * rng.standard_normal(angles.size))
-        _paint(
+        paint(
             canvas,
-            paint,
-            _shape(canvas, np.stack([cx + rough * np.cos(angles), cy + rough * np.sin(angles)], 1)),
+            foliage,
+            filled(canvas, np.stack([cx + rough * np.cos(angles), cy + rough * np.sin(angles)], 1)),
         )
 
 
 def _add_lamp(
-    canvas: Canvas, rng: np.random.Generator, light: _Light, x: float, foot: float, size: float
+    canvas: Canvas, rng: np.random.Generator, light: Light, x: float, foot: float, size: float
 ) -> None:
     thin = max(0.6, size * 0.015)
     top = foot - size
     pole = [(x - thin, foot), (x - thin, top), (x + thin, top), (x + thin, foot)]
-    _paint(canvas, tuple(_lit(light, (70, 72, 76))), _shape(canvas, pole))
+    paint(canvas, tuple(_lit(light, (70, 72, 76))), filled(canvas, pole))
     if light.ambient < 0.6:
         is_sodium = rng.random() < 0.6
         colour = (255, 165, 60) if is_sodium else (235, 235, 255)
-        _glow(canvas, x, top, size * 0.35, colour, 0.9)
-        _add_disc(canvas, x, top, max(1.2, size * 0.035), colour)
+        add_glow(canvas, x, top, size * 0.35, colour, 0.9)
+        add_disc(canvas, x, top, max(1.2, size * 0.035), colour)
 
 
 # --- fire and smoke --------------------------------------------------------------------------------
@@ -474,25 +434,25 @@ def _burn(canvas: Canvas, fire: _Fire, ambient: float, at_s: float, strength: fl
     smoke, shade = _smoke(fire, at_s, strength, height, width)
     grey = fire.smoke_grey * (0.35 + 0.65 * ambient)
     near = np.exp(-4 * np.clip(fire.y * height - np.arange(height), 0, None) / (fire.height * height))
-    warm = near[:, None, None].astype(np.float32) * _f32([120, 55, 15])
-    _paint(burning, grey * shade[..., None] + warm, smoke)
+    warm = near[:, None, None].astype(np.float32) * f32([120, 55, 15])
+    paint(burning, grey * shade[..., None] + warm, smoke)
     # Fire lights its surroundings; by day the sun drowns that.
     spread = fire.height * height
     pulse = 0.85 + 0.15 * float(np.sin(at_s * 9.1) * np.sin(at_s * 5.3 + fire.seed % 7))
     power = strength * pulse * (0.35 + 0.5 * (1 - ambient))
-    _glow(burning, fire.x * width, fire.y * height - spread * 0.3, spread * 2.2, (150, 68, 16), power)
+    add_glow(burning, fire.x * width, fire.y * height - spread * 0.3, spread * 2.2, (150, 68, 16), power)
     position = np.clip(flame, 0, 1) * (len(_FLAME_COLOURS) - 1)
     lower = np.minimum(position.astype(np.int32), len(_FLAME_COLOURS) - 2)
     part = (position - lower)[..., None]
     colours = _FLAME_COLOURS[lower] * (1 - part) + _FLAME_COLOURS[lower + 1] * part
-    _paint(burning, colours, np.clip(flame * 3.5, 0, 1))
+    paint(burning, colours, np.clip(flame * 3.5, 0, 1))
     return burning
 
 
 def _flame(fire: _Fire, at_s: float, strength: float, height: int, width: int) -> Mask:
     """Give the heat of the flames: teardrops whose rims rising noise bends and tears, more so high up."""
     rng = np.random.default_rng(fire.seed)
-    bend, tear = (_scrolling(rng, cells) for cells in (4, 9))
+    bend, tear = (noise_tile(rng, cells) for cells in (4, 9))
     tall = fire.height * height * (0.25 + 0.75 * strength)
     wide = fire.width * height * (0.4 + 0.6 * strength) / 2
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
@@ -502,10 +462,10 @@ def _flame(fire: _Fire, at_s: float, strength: float, height: int, width: int) -
     heat = np.zeros((height, width), np.float32)
     for number, (place, relative_height, relative_width) in enumerate(fire.tongues):
         up = v / relative_height
-        sway = (_sample(bend, u * 0.35 + number * 0.37, up - rise * 0.9) - 0.5) * 1.1 * np.clip(up, 0, 1)
+        sway = (sample(bend, u * 0.35 + number * 0.37, up - rise * 0.9) - 0.5) * 1.1 * np.clip(up, 0, 1)
         profile = relative_width * np.sqrt(np.clip(up + 0.12, 0, 1)) * np.clip(1 - up, 0, 1) ** 0.8 * 1.9
         across = np.abs(u - place + sway) / np.maximum(profile, 1e-3)
-        torn = (_sample(tear, u * 0.6 + number * 0.21, up * 0.8 - rise * 1.3) - 0.5) * (
+        torn = (sample(tear, u * 0.6 + number * 0.21, up * 0.8 - rise * 1.3) - 0.5) * (
             0.5 + 1.5 * np.clip(up, 0, 1)
         )
         body = np.clip(1.25 - across + torn, 0, 1) * np.clip(1.15 - up * 0.75, 0, 1)
@@ -517,37 +477,19 @@ def _flame(fire: _Fire, at_s: float, strength: float, height: int, width: int) -
 def _smoke(fire: _Fire, at_s: float, strength: float, height: int, width: int) -> tuple[Mask, Mask]:
     """Give how thick the smoke is, and how bright: a plume that widens, leans and billows."""
     rng = np.random.default_rng([fire.seed, 1])
-    billows = _scrolling(rng, 5)
+    billows = noise_tile(rng, 5)
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     up = (fire.y * height - rows) / (fire.height * height)
     middle = fire.x * width + fire.wind * fire.height * height * np.clip(up, 0, None) ** 1.4 * 0.5
     half = fire.width * height * (0.3 + 0.38 * np.clip(up, 0, None))
     across = (columns - middle) / half
     rise = at_s * _SMOKE_SPEED
-    puffs = _sample(billows, across * 0.22, up * 0.22 - rise) * 0.65
-    puffs += _sample(billows, across * 0.55 + 0.5, up * 0.55 - rise * 2) * 0.35
+    puffs = sample(billows, across * 0.22, up * 0.22 - rise) * 0.65
+    puffs += sample(billows, across * 0.55 + 0.5, up * 0.55 - rise * 2) * 0.35
     body = np.clip(1.25 - np.abs(across) + (puffs - 0.5) * 2.2, 0, 1)
     thin = np.clip(1.25 - up / 4.5, 0, 1) * np.clip(up * 2.5, 0, 1)
     return np.asarray(body * thin * fire.smoke * strength, np.float32), np.asarray(
         0.7 + 0.6 * puffs, np.float32
-    )
-
-
-def _scrolling(rng: np.random.Generator, cells: int) -> Mask:
-    """Make a tile of smooth noise that repeats both ways, 256 x 256."""
-    lattice = rng.random((cells * 2, cells * 2), np.float32)
-    tiled = np.tile(lattice, (3, 3))
-    whole = cv2.resize(tiled, (768, 768), interpolation=cv2.INTER_CUBIC)
-    return np.ascontiguousarray(np.clip(whole[256:512, 256:512], 0, 1), np.float32)
-
-
-def _sample(tile: Mask, u: Mask, v: Mask) -> Mask:
-    """Read a tile at places that may run on forever; one unit is one tile."""
-    side = tile.shape[0]
-    columns = np.mod(u * side, side).astype(np.float32)
-    rows = np.mod(v * side, side).astype(np.float32)
-    return np.asarray(
-        cv2.remap(tile, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP), np.float32
     )
 
 
@@ -556,7 +498,7 @@ def _expose(canvas: Canvas, rng: np.random.Generator, exposure: float | None = N
     height, width = canvas.shape[:2]
     gain = float(rng.uniform(0.85, 1.15)) if exposure is None else exposure
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
-    vignette = _f32((1 - 0.12 * (x**2 + y**2)) * gain)
-    seen = _f32(cv2.GaussianBlur(canvas * vignette[..., None], (0, 0), 0.5))
+    vignette = f32((1 - 0.12 * (x**2 + y**2)) * gain)
+    seen = f32(cv2.GaussianBlur(canvas * vignette[..., None], (0, 0), 0.5))
     seen += rng.standard_normal(seen.shape, np.float32) * 3
     return np.asarray(np.clip(np.rint(seen), 0, 255), np.uint8)
