@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -122,6 +123,16 @@ def new_keys(stem: Path) -> tuple[Path, Path]:
     return key, pub
 
 
+def version_at(when: datetime) -> int:
+    """Give the version of a model that is signed at a moment, where nobody counts versions.
+
+    Example:
+        >>> version_at(datetime(2026, 3, 1, 12, 30, 5, tzinfo=timezone.utc))
+        20260301123005
+    """
+    return int(when.astimezone(timezone.utc).strftime("%Y%m%d%H%M%S"))
+
+
 def sign(path: Path, private_key: Path, version: int) -> None:
     """Sign a model file in place; a signature that it has already is replaced.
 
@@ -139,7 +150,7 @@ def sign(path: Path, private_key: Path, version: int) -> None:
         raise SignatureError(
             f"A model cannot have the version {version}.", fix=f"Give a whole number from 0 to {MAX_VERSION}."
         )
-    key = _private_key(private_key)
+    key = read_private(private_key)
     file.read(path)
     flat, files = file.unpack(path.read_bytes())
     files.pop(_ENTRY, None)
@@ -223,6 +234,27 @@ def read_trusted(path: Path) -> tuple[PublicKey, ...]:
     return tuple(_public_key(one) for one in paths)
 
 
+def read_private(path: Path) -> Ed25519PrivateKey:
+    """Read the ``.key`` file of ``new_keys``.
+
+    Raises:
+        MissingPackageError: If the package cryptography is not installed.
+        SignatureError: If it cannot be read, or is another file.
+    """
+    _need_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        key = serialization.load_pem_private_key(_text(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _no_key(path, "private", ".key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _no_key(path, "private", ".key")
+    return key
+
+
 def _signed(path: Path, data: bytes) -> _Signed | None:
     """Take a file that ``file.read`` has accepted apart; None where it is not signed."""
     if not data[-_COMMENT_BYTES:].startswith(b"sha256:") or _ENTRY not in file.unpack(data)[1]:
@@ -288,21 +320,6 @@ def _need_cryptography() -> None:
             "Signatures need the package cryptography, which is not installed.",
             fix="Install it: pip install 'edgecnn[signing]'.",
         ) from error
-
-
-def _private_key(path: Path) -> Ed25519PrivateKey:
-    _need_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    try:
-        key = serialization.load_pem_private_key(_text(path), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _no_key(path, "private", ".key") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise _no_key(path, "private", ".key")
-    return key
 
 
 def _public_key(path: Path) -> PublicKey:

@@ -25,6 +25,8 @@ COMMANDS = {
         "Measure accuracy and latency of FILE, side by side with others, and write a report.",
     ),
     "watch": ("watch", "Watch a camera, and raise an alarm."),
+    "keys": ("provision", "Make the keys that model files are signed with."),
+    "sign": ("provision", "Sign a model FILE in place, so that devices which trust the key take it."),
 }
 
 

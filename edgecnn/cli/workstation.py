@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,14 +22,34 @@ DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <clas
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help=DATA_HELP)
+@click.option(
+    "--data", required=True, multiple=True, type=click.Path(path_type=Path),
+    help=DATA_HELP + " May be repeated.",
+)  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the model.")
 @click.option(
     "--init", metavar="FILE|imagenet", help="Weights to start from: .h5, .keras, .tflite or imagenet."
 )
 @click.option("--epochs", type=click.IntRange(0), help="Instead of the recipe's.")
+@click.option(
+    "--teacher", multiple=True, type=click.Path(path_type=Path),
+    help="A model.h5 to learn from as well; of several, the mean answer.",
+)  # fmt: skip
+@click.option(
+    "--leave-out", multiple=True, metavar="GLOB",
+    help="File names to leave out of train and val; they become the split left_out.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --out.")
-def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | None, resume: bool) -> None:
+def train(
+    recipe: str,
+    data: tuple[Path, ...],
+    out: Path,
+    init: str | None,
+    epochs: int | None,
+    teacher: tuple[Path, ...],
+    leave_out: tuple[str, ...],
+    resume: bool,
+) -> None:
     """Train the network of a recipe on pictures.
 
     RECIPE is a .toml file, or the name of one that ships with edgecnn.
@@ -43,11 +64,12 @@ def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | No
     chosen, text = recipes.load(recipe)
     if epochs is not None:
         chosen, text = recipes.with_epochs(chosen, text, epochs)
-    dataset = open_dataset(data, chosen.classes)
+    chosen, text = recipes.with_leave_out(chosen, text, leave_out)
+    dataset = open_dataset(data, recipes.folders_of(chosen), leave_out=chosen.leave_out)
     from edgecnn.workstation.train import train as run
 
     with progress_bar() as progress:
-        trained = run(chosen, text, dataset, out, init, resume, progress)
+        trained = run(chosen, text, dataset, out, init, resume, progress, teacher)
     click.echo(
         f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % "
         f"at epoch {trained.card.best_epoch}, {trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"
@@ -56,7 +78,10 @@ def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | No
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help=DATA_HELP)
+@click.option(
+    "--data", required=True, multiple=True, type=click.Path(path_type=Path),
+    help=DATA_HELP + " May be repeated.",
+)  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The .h5 to write.")
 @click.option("--sparsity", type=float, help="Share of the weights that become zero: smaller after gzip.")
 @click.option("--channels", type=float, help="Share of the cost that goes with whole channels: faster.")
@@ -73,7 +98,7 @@ def train(recipe: str, data: Path, out: Path, init: str | None, epochs: int | No
 @click.option("--learning-rate", type=float, help="With --channels: instead of the recipe's.")
 def prune(
     model: Path,
-    data: Path,
+    data: tuple[Path, ...],
     out: Path,
     sparsity: float | None,
     channels: float | None,
@@ -99,9 +124,8 @@ def prune(
     from edgecnn.workstation import prune as room
     from edgecnn.workstation.channels.shrink import shrink
     from edgecnn.workstation.cluster import cluster
-    from edgecnn.workstation.data.catalog import open_dataset
 
-    dataset = open_dataset(data, room.classes_of(model))
+    dataset = room.open_data_of(model, data)
     with progress_bar() as progress:
         if channels is not None:
             _print_widths(
@@ -181,7 +205,10 @@ def _print_sparsity(pruned: object) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The .tflite to write.")
-@click.option("--data", type=click.Path(path_type=Path), help=DATA_HELP + " Needed for int8 and int16x8.")
+@click.option(
+    "--data", multiple=True, type=click.Path(path_type=Path),
+    help=DATA_HELP + " May be repeated. Needed for int8 and int16x8.",
+)  # fmt: skip
 @click.option(
     "--calibration", type=click.Path(path_type=Path),
     help="List of training pictures, '<sha256>  <path>' a line; if left out, drawn and written beside --out.",
@@ -202,15 +229,17 @@ def _print_sparsity(pruned: object) -> None:
     "--normalization", type=(float, float), metavar="MEAN STD",
     help="Of (byte - MEAN) / STD, for a model made elsewhere that does not normalise by itself.",
 )  # fmt: skip
+@click.option("--sign", "key", type=click.Path(path_type=Path), help="Private key of 'edgecnn keys new'.")
 def convert(
     model: Path,
     out: Path,
-    data: Path | None,
+    data: tuple[Path, ...],
     calibration: Path | None,
     precision: str,
     qat_epochs: int,
     labels: Path | None,
     normalization: tuple[float, float] | None,
+    key: Path | None,
 ) -> None:
     """Convert a Keras model into one self-describing .tflite file, and check it against its parent.
 
@@ -218,12 +247,15 @@ def convert(
     Example:
         edgecnn convert out/scenes/model.h5 --data data/scenes --out scenes.int8.tflite
     """
+    from edgecnn.bundle import file as files
+    from edgecnn.bundle import signature
     from edgecnn.workstation import convert as room
-    from edgecnn.workstation.data.catalog import open_dataset
-    from edgecnn.workstation.prune import classes_of
+    from edgecnn.workstation.prune import open_data_of
     from edgecnn.workstation.subject import read_labels
 
-    dataset = open_dataset(data, classes_of(model)) if data else None
+    if key is not None:
+        signature.read_private(key)  # a wrong one is told before the work, not after it
+    dataset = open_data_of(model, data) if data else None
     names = read_labels(labels) if labels else None
     chosen = cast("Precision", precision)
     with progress_bar() as progress:
@@ -238,13 +270,20 @@ def convert(
             normalization,
             progress,
         )
-    click.echo(f"{made.bundle.path}: {made.bundle.size_bytes:,} bytes, sha256 {made.bundle.sha256}")
+    bundle = made.bundle
+    if key is not None:
+        signature.sign(bundle.path, key, signature.version_at(datetime.now(timezone.utc)))
+        bundle = files.read(bundle.path)
+    click.echo(f"{bundle.path}: {bundle.size_bytes:,} bytes, sha256 {bundle.sha256}")
+    if key is not None:
+        click.echo(f"Signed with {key}, version {signature.version(bundle.path)}")
     if made.calibration:
         click.echo(f"{made.calibration}: the calibration list that was drawn")
-    if made.check:
-        check, own = made.check, made.check.file_top1
+    for check in made.checks:
+        own = check.file_top1
+        head = f", {own.head} ({own.metric})" if len(made.checks) > 1 else ""
         click.echo(
-            f"On {own.count} val pictures: {100 * own.value:.2f} % "
+            f"On {own.count} val pictures{head}: {100 * own.value:.2f} % "
             f"(95 % interval {100 * own.low:.2f} to {100 * own.high:.2f}); "
             f"the model that it was made from {100 * check.parent_top1:.2f} %; "
             f"drop {check.drop.drop_pp:+.2f} pp ({check.drop.low_pp:+.2f} to {check.drop.high_pp:+.2f})"

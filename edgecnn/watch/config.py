@@ -49,11 +49,14 @@ class ModelConfig:
         path: The ``.tflite`` file.
         threads: How many may compute; 0 for all cores, up to 4.
         delegate: ``edgetpu``, or the path of a delegate's library; empty for the CPU.
+        trusted_keys: A public key, or a folder of them, of which one must have signed the file; None
+            takes every file.
     """
 
     path: Path
     threads: int = 0
     delegate: str = ""
+    trusted_keys: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +324,9 @@ def _resolved(config: Config, folder: Path) -> Config:
     mqtt, webhook = config.mqtt, config.webhook
     return replace(
         config,
-        model=replace(config.model, path=at(config.model.path)),
+        model=replace(
+            config.model, path=at(config.model.path), trusted_keys=maybe(config.model.trusted_keys)
+        ),
         source=replace(config.source, password_file=maybe(config.source.password_file)),
         journal=replace(config.journal, folder=at(config.journal.folder)),
         mqtt=mqtt and replace(mqtt, password_file=maybe(mqtt.password_file), ca_file=maybe(mqtt.ca_file)),

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from edgecnn.bundle.signature import read_trusted, verify
 from edgecnn.core.alarm import Event
 from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.ports import Clock, Predictor, Sink
 from edgecnn.core.prediction import Head, Prediction
-from edgecnn.errors import BundleError, EdgecnnError
+from edgecnn.errors import BundleError, EdgecnnError, SignatureError
 from edgecnn.runtime.host import is_throttled, temperature_celsius
 from edgecnn.runtime.predictor import load, verify_golden
 from edgecnn.watch.capture import Capture
@@ -296,8 +297,13 @@ def load_model(config: ModelConfig) -> Model:
     Raises:
         BundleError: If the file is damaged, or gives other results here than where it was made.
         RuntimeFault: If the interpreter or the delegate fails.
+        SignatureError: If keys are trusted, and none of them has signed the file.
     """
+    trusted = read_trusted(config.trusted_keys) if config.trusted_keys else ()
+    signer = verify(config.path, trusted) if trusted else None
     model = load(config.path, None, config.threads or None, config.delegate or None)
+    if signer is not None and signer.sha256 != model.sha256:
+        raise SignatureError(f"'{config.path}' changed while it was read.", fix="Try again.")
     if not config.delegate:  # a delegate rounds in its own way
         verify_golden(model)
     return model

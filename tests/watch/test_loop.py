@@ -13,10 +13,18 @@ import pytest
 import tiny_models
 from streams import MjpegServer
 
+from edgecnn.bundle import file, signature
 from edgecnn.core.alarm import AlarmPolicy, Event
 from edgecnn.core.frame import Frame, InputSpec, Pixels
 from edgecnn.core.prediction import Head, Prediction, StageTimes
-from edgecnn.errors import BundleError, EdgecnnError, MissingPackageError, RecipeError, RuntimeFault
+from edgecnn.errors import (
+    BundleError,
+    EdgecnnError,
+    MissingPackageError,
+    RecipeError,
+    RuntimeFault,
+    SignatureError,
+)
 from edgecnn.watch.config import Config, ModelConfig, SourceConfig
 from edgecnn.watch.loop import Watch, load_model
 from edgecnn.watch.sources.open import open_source
@@ -356,6 +364,18 @@ def test_a_reload_with_a_damaged_model_or_a_label_that_it_lacks_is_refused_and_t
         assert running.watch.config == good
         assert [fault.name for fault in refused_status.faults] == ["reload"]
         assert running.watch.status().faults == ()
+
+
+def test_a_box_with_a_trusted_key_watches_with_a_signed_model_only(tmp_path: Path) -> None:
+    signature.new_keys(tmp_path / "maker")
+    path = tiny_models.write(tmp_path / "tiny.tflite").path
+    trusting = replace(ModelConfig(path), trusted_keys=tmp_path / "maker.pub")
+
+    with pytest.raises(SignatureError, match="is not signed"):
+        load_model(trusting)
+    signature.sign(path, tmp_path / "maker.key", 1)
+
+    assert load_model(trusting).sha256 == file.read(path).sha256
 
 
 def test_a_reload_to_another_source_lets_go_of_the_first(tmp_path: Path) -> None:
