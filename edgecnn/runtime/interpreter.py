@@ -132,6 +132,11 @@ class Interpreter:
             write(self._first_view()[0], pixels)
         return self._run()
 
+    def tensor(self, index: int) -> NDArray[Any]:
+        """Copy one tensor of the graph, as the last run left it; needs ``keep_all``."""
+        values: NDArray[Any] = self._implementation.get_tensor(index)
+        return values
+
     def _run(self) -> tuple[NDArray[Any], ...]:
         try:
             self._implementation.invoke()
@@ -151,13 +156,16 @@ def default_threads() -> int:
     return max(1, min(os.cpu_count() or 1, _MAX_DEFAULT_THREADS))
 
 
-def open_interpreter(model: bytes, threads: int | None = None, delegate: str | None = None) -> Interpreter:
+def open_interpreter(
+    model: bytes, threads: int | None = None, delegate: str | None = None, keep_all: bool = False
+) -> Interpreter:
     """Verify a model and make it ready.
 
     Args:
         model: The bytes of a ``.tflite`` file.
         threads: How many may compute; None for ``default_threads()``.
         delegate: ``edgetpu``, or the path of a delegate's library; None for the CPU alone.
+        keep_all: Keep every tensor after a run for ``Interpreter.tensor``; costs memory and time.
 
     Returns:
         The interpreter, its tensors allocated.
@@ -179,7 +187,10 @@ def open_interpreter(model: bytes, threads: int | None = None, delegate: str | N
     try:
         with quietly():
             implementation = package.module.Interpreter(
-                model_content=model, num_threads=count, experimental_delegates=delegates
+                model_content=model,
+                num_threads=count,
+                experimental_delegates=delegates,
+                experimental_preserve_all_tensors=keep_all,
             )
             implementation.allocate_tensors()
             return Interpreter(implementation, package.label, count, delegate)
