@@ -60,6 +60,10 @@ class MissingPackageError(EdgecnnError):
     """A package that this command needs is not installed."""
 
 
+class DeployError(EdgecnnError):
+    """A device, or what is prepared for one, is not as it must be; what ran there goes on running."""
+
+
 class CheckFailed(EdgecnnError):
     """A check that was asked for found what it looks for; exit code 3."""
 
