@@ -31,6 +31,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoints:
+    """Scores from which a label could count as seen; both were found on val, by the file itself.
+
+    Attributes:
+        low_false_alarms: The lowest that at most 1 % of the pictures without the label reach.
+        high_recall: The highest that at least 95 % of the pictures with the label reach.
+    """
+
+    low_false_alarms: float
+    high_recall: float
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a model comes from; holds no dates and no paths, so that the same input gives the same file.
 
@@ -59,13 +72,19 @@ class Manifest:
         input: What the one resize must make of a picture.
         heads: The answers.
         classes: Label -> folders of the data that it was trained from; empty where they are the same.
-        thresholds: By label, the score from which it counts as seen; a softmax has none.
+        thresholds: By label, the score from which it counts as seen; a softmax has none. Of labels that do
+            not exclude each other it is the operating point of few false alarms: an alarm that cries wolf is
+            switched off.
         provenance: Where it comes from.
         measured: Accuracies that were measured on this very file's parent or on itself.
         model_sha256: Digest of the flatbuffer that the other files are appended to.
         description: One sentence for people.
         licence: Of the model.
         format: Version of this layout.
+        operating_points: By label of a sigmoid, where else the threshold could lie.
+        negatives: Label -> folders that do not show it, for labels that do not exclude each other.
+        golden_tolerance_codes: How far an integer output may lie from the one that was recorded; above 0
+            only for a file that another processor computes than the one that recorded it.
     """
 
     name: str
@@ -80,6 +99,9 @@ class Manifest:
     description: str = ""
     licence: str = ""
     format: int = FORMAT
+    operating_points: Mapping[str, OperatingPoints] = field(default_factory=dict)
+    negatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    golden_tolerance_codes: int = 0
 
 
 def to_json(manifest: Manifest) -> bytes:

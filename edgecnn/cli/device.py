@@ -157,6 +157,11 @@ def _print_manifest(console: Console, bundle: Bundle) -> None:
         console.print(f"Head: {head.name}, {head.kind}: {', '.join(head.labels)}")
     for label, score in manifest.thresholds.items():
         console.print(f"Threshold: {label} counts as seen from {score:g}")
+    for label, points in manifest.operating_points.items():
+        console.print(
+            f"Operating points: {label} at {points.low_false_alarms:g} for at most 1 % false alarms, "
+            f"at {points.high_recall:g} for at least 95 % recall, on val"
+        )
     for found in manifest.measured:
         console.print(
             f"Measured: {found.head} {found.metric} {found.value:.4f} "

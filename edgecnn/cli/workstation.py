@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from edgecnn.bundle.manifest import Precision
+    from edgecnn.targets.graph import Target
     from edgecnn.workstation.channels.allocation import Cost
     from edgecnn.workstation.channels.shrink import Shrunk
     from edgecnn.workstation.cluster import Clustered
@@ -219,6 +220,10 @@ def _print_sparsity(pruned: object) -> None:
     help="What weights and activations become.",
 )  # fmt: skip
 @click.option(
+    "--target", type=click.Choice(["cpu", "edgetpu", "micro"]), default="cpu", show_default=True,
+    help="What is to run it: an Edge TPU gets a compiled file too, a microcontroller C source.",
+)  # fmt: skip
+@click.option(
     "--qat-epochs", type=click.IntRange(0), default=0, show_default=True,
     help="Epochs of quantization-aware fine-tuning first; a pruned model keeps its zeros.",
 )  # fmt: skip
@@ -236,6 +241,7 @@ def convert(
     data: tuple[Path, ...],
     calibration: Path | None,
     precision: str,
+    target: str,
     qat_epochs: int,
     labels: Path | None,
     normalization: tuple[float, float] | None,
@@ -249,6 +255,7 @@ def convert(
     """
     from edgecnn.bundle import file as files
     from edgecnn.bundle import signature
+    from edgecnn.cli.targets import print_check
     from edgecnn.workstation import convert as room
     from edgecnn.workstation.prune import open_data_of
     from edgecnn.workstation.subject import read_labels
@@ -269,6 +276,7 @@ def convert(
             names,
             normalization,
             progress,
+            target=cast("Target", target),
         )
     bundle = made.bundle
     if key is not None:
@@ -277,6 +285,10 @@ def convert(
     click.echo(f"{bundle.path}: {bundle.size_bytes:,} bytes, sha256 {bundle.sha256}")
     if key is not None:
         click.echo(f"Signed with {key}, version {signature.version(bundle.path)}")
+    for path in made.beside:
+        click.echo(f"{path}: for the target '{target}'")
+    if target != "cpu":
+        print_check(made.fit.check)
     if made.calibration:
         click.echo(f"{made.calibration}: the calibration list that was drawn")
     for check in made.checks:

@@ -26,12 +26,14 @@ class Head:
             second label against the first; else each label by itself. ``heatmap``: a sigmoid per cell.
         labels: In the order of the output.
         output_index: Which output tensor of the model holds it.
+        independent: Whether the two labels of a sigmoid are judged each by itself, by two neurons.
     """
 
     name: str
     kind: Literal["softmax", "sigmoid", "heatmap"]
     labels: tuple[str, ...]
     output_index: int = 0
+    independent: bool = False
 
     @property
     def neuron_count(self) -> int:
@@ -46,7 +48,7 @@ class Head:
     @property
     def is_binary(self) -> bool:
         """Whether one sigmoid neuron decides between two labels."""
-        return self.kind == "sigmoid" and len(self.labels) == 2
+        return self.kind == "sigmoid" and len(self.labels) == 2 and not self.independent
 
 
 @dataclass(frozen=True, slots=True)

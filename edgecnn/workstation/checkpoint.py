@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edgecnn.errors import ModelError
+from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import tf
 
 
@@ -24,9 +25,13 @@ class Epoch:
         number: Counted from 1; 0 is the head on the frozen trunk.
         loss: Mean over the training pictures of the epoch, as augmented.
         val_loss: On the val split.
-        val_top1: Share of the val pictures whose label is right.
+        val_top1: Share of the val pictures whose label is right; with several heads the mean of what
+            ``heads`` says of them, heatmaps left out. The best epoch is chosen by it.
         seconds: Of the epoch.
         waiting_share: Share of that time in which the training step waited for pictures.
+        heads: By head, how good it is on val: the share of right labels; of labels that do not exclude
+            each other the mean area under the ROC curve; of a heatmap the share of pictures with boxes
+            whose strongest cell lies in one.
     """
 
     number: int
@@ -35,6 +40,7 @@ class Epoch:
     val_top1: float
     seconds: float
     waiting_share: float
+    heads: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ def start(out: Path, fresh: RunState, resume: bool) -> RunState:
     return state
 
 
-def keep(checkpoint: Path, tracker: Any, model: Any, state: RunState, row: Epoch) -> RunState:
+def keep(
+    checkpoint: Path, tracker: Any, model: Any, averages: Averages, state: RunState, row: Epoch
+) -> RunState:
     """Put everything on disk; the state file comes last and names the rest, so a kill leaves no mixture."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     weights = f"epoch-{row.number:04d}"
@@ -87,7 +95,8 @@ def keep(checkpoint: Path, tracker: Any, model: Any, state: RunState, row: Epoch
     # Ties go to the later epoch, which has seen the lower learning rate.
     best = max(tops, key=lambda number: (tops[number], number))
     if best == row.number:
-        model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
+        with averages.applied():
+            model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
     new = replace(state, history=(*state.history, row), best=best, weights=weights)
     half = checkpoint / "state.half"
     with half.open("wb") as file:

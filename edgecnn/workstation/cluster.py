@@ -82,17 +82,17 @@ def cluster(
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     model, card = model_file.load(source)
-    recipe, head = recipe_of(source, card)
+    recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_split(dataset, "train", recipe.input, head)
-    validation = read_split(dataset, "val", recipe.input, head)
-    _, parent_val_top1 = evaluate(model, head, validation)
+    training = read_split(dataset, "train", recipe, heads, model)
+    validation = read_split(dataset, "val", recipe, heads, model)
+    parent_val_top1 = evaluate(model, heads, validation).top1
     keras.utils.set_random_seed(recipe.train.seed)  # the first values are drawn
     wrapped = _wrap(model, count)
     rate = recipe.train.learning_rate * LEARNING_RATE_SHARE
-    fine_tune(wrapped, head, training, recipe, epochs, rate, [], progress)
+    fine_tune(wrapped, heads, training, recipe, epochs, rate, [], progress)
     clustered = tfmot().clustering.keras.strip_clustering(wrapped)
-    _, val_top1 = evaluate(clustered, head, validation)
+    val_top1 = evaluate(clustered, heads, validation).top1
     model_file.save(clustered, out, replace(card, val_top1=val_top1))
     rows = tuple(
         LayerValues(layer.name, kernel.size, len(np.unique(kernel)))

@@ -13,24 +13,26 @@ import numpy as np
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
-from edgecnn.workstation.backend import keras, tf, tfmot
-from edgecnn.workstation.data.catalog import Dataset
+from edgecnn.workstation.backend import keras, tfmot
+from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.pipeline import training_batches
-from edgecnn.workstation.recipe import Recipe, parse
+from edgecnn.workstation.recipe import Recipe, folders_of, parse
 from edgecnn.workstation.train import (
     Progress,
     Split,
-    class_weights,
     compile_for,
     evaluate,
     make_optimizer,
     read_split,
     reset_randomness,
-    targets_of,
 )
 
 LEARNING_RATE_SHARE = 0.2
 """Fine-tuning starts from a fifth of the recipe's learning rate: the network has converged once already."""
+
+
+Retarget = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
+"""From a batch of pictures and the targets of each head to other targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +106,15 @@ def prune(
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     model, card = model_file.load(source)
-    recipe, head = recipe_of(source, card)
+    recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_split(dataset, "train", recipe.input, head)
-    validation = read_split(dataset, "val", recipe.input, head)
-    _, parent_val_top1 = evaluate(model, head, validation)
+    training = read_split(dataset, "train", recipe, heads, model)
+    validation = read_split(dataset, "val", recipe, heads, model)
+    parent_val_top1 = evaluate(model, heads, validation).top1
     wrapped = _wrap(model, sparsity, epochs * -(-len(training.codes) // recipe.train.batch_size))
     fine_tune(
         wrapped,
-        head,
+        heads,
         training,
         recipe,
         epochs,
@@ -121,7 +123,7 @@ def prune(
         progress,
     )
     pruned = tfmot().sparsity.keras.strip_pruning(wrapped)
-    _, val_top1 = evaluate(pruned, head, validation)
+    val_top1 = evaluate(pruned, heads, validation).top1
     model_file.save(pruned, out, replace(card, val_top1=val_top1))
     return Pruned(
         out,
@@ -134,8 +136,8 @@ def prune(
     )
 
 
-def recipe_of(path: Path, card: model_file.Card | None) -> tuple[Recipe, Head]:
-    """Read the recipe and the head out of a card.
+def recipe_of(path: Path, card: model_file.Card | None) -> tuple[Recipe, tuple[Head, ...]]:
+    """Read the recipe and the heads out of a card.
 
     Raises:
         ModelError: If there is no card: the model was not made by edgecnn, so its labels are not known.
@@ -147,55 +149,60 @@ def recipe_of(path: Path, card: model_file.Card | None) -> tuple[Recipe, Head]:
             + str(path)
             + "', which starts from its weights.",
         )
-    return parse(card.recipe), card.heads[0]
+    return parse(card.recipe), card.heads
 
 
-def classes_of(path: Path) -> dict[str, tuple[str, ...]]:
-    """Say which folders belong to which label, for opening the data of a model again."""
-    card = model_file.read_card(path)
-    return dict(parse(card.recipe).classes) if card else {}
+def open_data_of(model: Path, data: Path | Sequence[Path]) -> Dataset:
+    """Open data as they were opened to train a model: its folders, its labels, its pictures left out.
+
+    Raises:
+        DataError: If the data do not fit.
+    """
+    card = model_file.read_card(model)
+    if card is None:
+        return open_dataset(data)
+    recipe = parse(card.recipe)
+    return open_dataset(data, folders_of(recipe), leave_out=recipe.leave_out)
 
 
 def fine_tune(
     model: Any,
-    head: Head,
+    heads: Sequence[Head],
     training: Split,
     recipe: Recipe,
     epochs: int,
     learning_rate: float,
     callbacks: Sequence[Any],
     progress: Progress,
-    retarget: Callable[[Any, Any], Any] | None = None,
+    retarget: Retarget | None = None,
 ) -> None:
     """Train a converged model a little more, in place, with a learning rate that falls to 0.
 
     Args:
         model: What is trained.
-        head: Its answer.
+        heads: Its answers.
         training: Pictures of the train split.
         recipe: Batch size, augmentation, class weights and seed are taken from it.
         epochs: How many.
         learning_rate: At the start.
         callbacks: Of Keras.
         progress: Whom to tell.
-        retarget: From a batch of varied pictures and its targets to the targets that are learned.
+        retarget: From a batch of varied pictures and its targets of each head to those that are learned.
     """
     spec = recipe.train
     keras.utils.set_random_seed(spec.seed)
-    targets = targets_of(training.labels, head)
     steps = -(-len(training.codes) // spec.batch_size)
     gentle = replace(spec, epochs=epochs, learning_rate=learning_rate, warmup_epochs=0.0, weight_decay=0.0)
-    compile_for(model, head, make_optimizer(gentle, len(training.codes)), spec)
+    compile_for(model, recipe, heads, training, make_optimizer(gentle, len(training.codes)))
     for number in range(1, epochs + 1):
         reset_randomness(model, spec.seed, number)
         batches = training_batches(
-            training.codes, targets, spec.batch_size, recipe.augment, spec.seed, number
+            training.codes, training.targets, spec.batch_size, recipe.augment, spec.seed, number
         )
-        weights = class_weights(training.labels, head, spec)
         if retarget is not None:
-            # Keras takes a picture's class from its target, which is no longer the label alone.
-            batches = batches.map(weigher(retarget, head, weights))
-            weights = None
+            batches = batches.map(lambda pictures, targets: (pictures, retarget(pictures, targets)))
+        if len(heads) == 1:  # Keras wants no tuple of one
+            batches = batches.map(lambda pictures, targets: (pictures, targets[0]))
         step = keras.callbacks.LambdaCallback(
             on_batch_end=lambda batch, logs, n=number: progress.on_step(
                 n, epochs, batch + 1, steps, (logs or {}).get("loss", float("nan"))
@@ -207,32 +214,7 @@ def fine_tune(
             initial_epoch=number - 1,
             verbose=0,
             callbacks=[*callbacks, step],
-            class_weight=weights,
         )
-
-
-def weigher(
-    retarget: Callable[[Any, Any], Any], head: Head, weights: dict[int, float] | None
-) -> Callable[[Any, Any], tuple[Any, ...]]:
-    """Make the function that changes the targets of a batch after its pictures were weighed by their labels.
-
-    Args:
-        retarget: From pictures and targets to other targets.
-        head: Its answer says how targets stand for labels.
-        weights: By label; none leaves the pictures alike.
-
-    Returns:
-        From pictures and targets to pictures, other targets and, if there are weights, one for each picture.
-    """
-
-    def change(pictures: Any, targets: Any) -> tuple[Any, ...]:
-        if weights is None:
-            return pictures, retarget(pictures, targets)
-        labels = tf.cast(targets[:, 0], tf.int32) if head.is_binary else tf.argmax(targets, -1)
-        by_label = tf.constant([weights[i] for i in range(len(weights))], tf.float32)
-        return pictures, retarget(pictures, targets), tf.gather(by_label, labels)
-
-    return change
 
 
 def _wrap(model: Any, sparsity: float, step_count: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgecnn.core.prediction import Head
@@ -20,13 +21,13 @@ SPARSE_FROM = 0.3
 
 
 def quantization_aware(
-    model: Any, head: Head, training: Split, recipe: Recipe, epochs: int, progress: Progress
+    model: Any, heads: Sequence[Head], training: Split, recipe: Recipe, epochs: int, progress: Progress
 ) -> Any:
     """Fine-tune a copy of a model under emulated int8, with its zeros kept if it was pruned.
 
     Args:
         model: A trained tf_keras model whose first layer normalises bytes.
-        head: Its answer.
+        heads: Its answers.
         training: Pictures to fine-tune on.
         recipe: That it was trained by.
         epochs: Of fine-tuning.
@@ -50,7 +51,7 @@ def quantization_aware(
     aware = keras.Model(picture, aware_trunk(copied(picture)))
     _rest_batch_norm(aware_trunk)
     rate = recipe.train.learning_rate * LEARNING_RATE_SHARE
-    fine_tune(aware, head, training, recipe, epochs, rate, [], progress)
+    fine_tune(aware, heads, training, recipe, epochs, rate, [], progress)
     _fix_input_range(aware_trunk, normalise)
     return aware
 

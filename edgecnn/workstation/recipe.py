@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import json
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,12 @@ class Augment:
         noise: Largest standard deviation of Gaussian noise, in byte values.
         jpeg: Recompress every second picture at a quality drawn from 30 to 95.
         erase: Largest share of the picture that a grey rectangle covers.
+        crop: Least share of the area that a random cut-out keeps; it is then enlarged to the full picture.
+        exposure: Largest gamma either way, as a natural logarithm: 0.5 gives a gamma of 0.61 to 1.65.
+        white_balance: Largest gain of red and blue either way, likewise.
+        grey: Share of the pictures that lose their colour, as a camera does at night under infrared light.
+        shrink: Largest share of the resolution that is lost, as of a small picture of something far away.
+        motion_px: Longest way that the camera moves while the shutter is open.
     """
 
     flip: bool = False
@@ -104,6 +111,12 @@ class Augment:
     noise: float = 0.0
     jpeg: bool = False
     erase: float = 0.0
+    crop: float = 0.0
+    exposure: float = 0.0
+    white_balance: float = 0.0
+    grey: float = 0.0
+    shrink: float = 0.0
+    motion_px: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ class TrainSpec:
         label_smoothing: Share of the target spread over the other labels.
         freeze: ``batch_norm`` keeps the statistics of a pretrained trunk.
         class_weights: ``balanced`` weighs classes by the inverse of their count.
+        ema: Momentum of the moving average of the weights that becomes the model; 0 takes the last ones.
         seed: Of everything that is random.
     """
 
@@ -134,7 +148,72 @@ class TrainSpec:
     label_smoothing: float = 0.0
     freeze: Literal["none", "batch_norm"] = "none"
     class_weights: Literal["none", "balanced"] = "none"
+    ema: float = 0.0
     seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """One answer of a network that has several, and what the folders of the data say about it.
+
+    A picture of a folder that is named nowhere says nothing, and is left out of this answer's loss.
+
+    Attributes:
+        name: Of the answer.
+        kind: ``softmax``: one of the labels; ``sigmoid``: each label by itself; ``heatmap``: likewise, in
+            each cell of a grid.
+        classes: Label -> folders whose pictures show it, in the order of the output.
+        negatives: Label -> folders whose pictures do not show it. A softmax has none: its labels exclude
+            each other.
+        weight: Of its loss in the sum.
+    """
+
+    name: str
+    kind: Literal["softmax", "sigmoid", "heatmap"]
+    classes: Mapping[str, tuple[str, ...]]
+    negatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lookalikes:
+    """Rendered training pictures of what only looks like fire or smoke.
+
+    Attributes:
+        count: How many.
+        seed: Of the generator.
+    """
+
+    count: int = 0
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    """Training pictures with flames and smoke put into them, so that their place is known.
+
+    Attributes:
+        count: How many.
+        seed: Of the generator.
+        onto: Folders of the pictures that they are put into; these must show neither fire nor smoke.
+    """
+
+    count: int = 0
+    seed: int = 1
+    onto: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Distill:
+    """How much is learned from the answers of a teacher, if one is given.
+
+    Attributes:
+        weight: Of the teacher's answers against the labels.
+        temperature: By which both sides' logits are divided.
+    """
+
+    weight: float = 0.5
+    temperature: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +229,13 @@ class Recipe:
         classes: Label -> folders of the data that belong to it, in the order of the output; empty
             takes the folders as they are, sorted.
         head: Name of the answer.
+        heads: Several answers, or labels that do not exclude each other; instead of ``classes`` and
+            ``head``.
+        leave_out: Globs on file names: these pictures are neither trained nor chosen on, and become the
+            split ``left_out``.
+        lookalikes: Rendered pictures that are trained on too.
+        pasted: Likewise.
+        distill: How much a teacher says.
         calibration_count: Pictures in the calibration list.
         description: One sentence for people.
         licence: Of the model.
@@ -162,6 +248,11 @@ class Recipe:
     augment: Augment = Augment()
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     head: str = "label"
+    heads: tuple[HeadSpec, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    lookalikes: Lookalikes = Lookalikes()
+    pasted: Pasted = Pasted()
+    distill: Distill = Distill()
     calibration_count: int = 200
     description: str = ""
     licence: str = ""
@@ -224,6 +315,42 @@ def parse(text: str) -> Recipe:
     return recipe
 
 
+def folders_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Say which folders of the data are opened, and under which label: with several heads, their own name.
+
+    Example:
+        >>> fire = HeadSpec("fire", "sigmoid", {"fire": ("fire",)}, {"fire": ("no_fire",)})
+        >>> folders_of(Recipe("x", InputSpec(8, 8), ModelSpec("lenet"), heads=(fire,)))
+        {'fire': ('fire',), 'no_fire': ('no_fire',)}
+    """
+    if not recipe.heads:
+        return dict(recipe.classes)
+    named = (
+        folder
+        for head in recipe.heads
+        for by_label in (head.classes, head.negatives)
+        for folders in by_label.values()
+        for folder in folders
+    )
+    return {folder: (folder,) for folder in dict.fromkeys(named)}
+
+
+def with_leave_out(recipe: Recipe, text: str, globs: Sequence[str]) -> tuple[Recipe, str]:
+    """Leave further pictures out, in the recipe and in its text, so that the model file tells the truth."""
+    if not globs:
+        return recipe, text
+    every = (*recipe.leave_out, *globs)
+    kept = [line for line in text.splitlines() if line.split("=")[0].strip() != "leave_out"]
+    new_text = "\n".join([f"leave_out = {json.dumps(every)}", *kept]) + "\n"
+    new = dataclasses.replace(recipe, leave_out=every)
+    if parse(new_text) != new:
+        raise RecipeError(
+            "leave_out cannot be changed in this recipe's text.",
+            fix="Change leave_out in the file instead of giving --leave-out.",
+        )
+    return new, new_text
+
+
 def with_epochs(recipe: Recipe, text: str, epochs: int) -> tuple[Recipe, str]:
     """Change the number of epochs, in the recipe and in its text, so that the model file tells the truth.
 
@@ -272,6 +399,19 @@ _RANGES: dict[str, tuple[float, float]] = {
     "augment.blur_px": (0, 100),
     "augment.noise": (0, 255),
     "augment.erase": (0, 0.99),
+    "augment.crop": (0, 1),
+    "augment.exposure": (0, 3),
+    "augment.white_balance": (0, 1),
+    "augment.grey": (0, 1),
+    "augment.shrink": (0, 0.95),
+    "augment.motion_px": (0, 100),
+    "train.ema": (0, 0.999999),
+    "lookalikes.count": (0, 1_000_000),
+    "lookalikes.seed": (0, 2**32 - 1),
+    "pasted.count": (0, 1_000_000),
+    "pasted.seed": (0, 2**32 - 1),
+    "distill.weight": (0, 1),
+    "distill.temperature": (0.01, 100),
     "calibration_count": (1, 1_000_000),
 }
 """The least and the largest value of every number, by key."""
@@ -289,3 +429,44 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
             '[[model.layers]] and topology = "layers" belong together; found only one of them.',
             fix='Set topology = "layers" and list the layers, or remove the list.',
         )
+    if recipe.heads and (recipe.classes or recipe.head != "label"):
+        raise RecipeError(
+            "[[heads]] says all about the answers; found head or [classes] beside it.",
+            fix="Move them into [[heads]], or remove [[heads]].",
+        )
+    for head in recipe.heads:
+        _refuse_impossible_head(head)
+    if recipe.pasted.count and not recipe.pasted.onto:
+        raise RecipeError(
+            "[pasted] does not say which pictures flames are put into.",
+            fix='Name folders without fire and smoke, for instance onto = ["no_fire"].',
+        )
+
+
+def _refuse_impossible_head(head: HeadSpec) -> None:
+    strange = [label for label in head.negatives if label not in head.classes]
+    if strange or (head.kind == "softmax" and head.negatives):
+        raise RecipeError(
+            f"Head '{head.name}' has negatives of {', '.join(strange) or 'a softmax'}.",
+            fix="Name folders under negatives for labels of classes only, and for no softmax.",
+        )
+    if not 0 < head.weight <= 1000:
+        raise RecipeError(
+            f"The weight of head '{head.name}' must be above 0 and at most 1000; found {head.weight:g}.",
+            fix="Leave it out for 1.",
+        )
+    for label, folders in head.classes.items():
+        shared = sorted(set(folders) & set(head.negatives.get(label, ())))
+        if shared or not folders:
+            raise RecipeError(
+                f"Label '{label}' of head '{head.name}' "
+                + (f"both shows and does not show in '{shared[0]}'." if shared else "has no folder."),
+                fix="Name each folder once, under classes or under negatives.",
+            )
+    if head.kind == "softmax":
+        every = [folder for folders in head.classes.values() for folder in folders]
+        if len(set(every)) < len(every):
+            raise RecipeError(
+                f"A folder belongs to two labels of the softmax '{head.name}'.",
+                fix="Name it once, or make the head a sigmoid.",
+            )

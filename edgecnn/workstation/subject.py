@@ -22,7 +22,7 @@ class Subject:
         model: A Keras model or a SavedModel.
         name: Short.
         input: What it eats.
-        head: What it answers.
+        heads: What it answers.
         recipe: If edgecnn trained it.
         card: Likewise.
         mean_std: Of ``(byte - mean) / std``, if the trunk must be given normalised pictures.
@@ -32,7 +32,7 @@ class Subject:
     model: Any
     name: str
     input: InputSpec
-    head: Head
+    heads: tuple[Head, ...]
     recipe: Recipe | None
     card: model_file.Card | None
     mean_std: tuple[float, float] | None
@@ -64,7 +64,7 @@ def read_subject(
             model,
             recipe.name,
             recipe.input,
-            card.heads[0],
+            card.heads,
             recipe,
             card,
             model_file.normalisation(model),
@@ -99,7 +99,7 @@ def read_subject(
             f"'{source}' normalises its pictures itself (its first layer is {first}).",
             fix="Leave --normalization out.",
         )
-    return Subject(model, source.stem, spec, head, None, None, own or normalization, normalises)
+    return Subject(model, source.stem, spec, (head,), None, None, own or normalization, normalises)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def to_flatbuffer(subject: Subject, precision: Precision, representative: NDArra
     flat = _converted(subject, precision, representative, _as_it_is)
     if subject.card is None and not _ends_in_scores(flat):
         # Somebody else's model left the softmax or sigmoid to its loss function.
-        last = tf.nn.softmax if subject.head.kind == "softmax" else tf.nn.sigmoid
+        last = tf.nn.softmax if subject.heads[0].kind == "softmax" else tf.nn.sigmoid
         flat = _converted(subject, precision, representative, last)
     return flat
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head, head_for
 from edgecnn.errors import ModelError
-from edgecnn.measure.accuracy import decide
+from edgecnn.measure.accuracy import auc, decide, is_exclusive
 from edgecnn.workstation import model_file
+from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.checkpoint import Epoch, RunState, keep, remove, restore, start
 from edgecnn.workstation.data.catalog import Dataset
-from edgecnn.workstation.data.pipeline import WaitMeter, codes_of, labels_of, training_batches
+from edgecnn.workstation.data.generated import generated
+from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
+from edgecnn.workstation.data.targets import Targets, join, targets_of
+from edgecnn.workstation.losses import Loss, loss_for, soft_loss_for
 from edgecnn.workstation.models.weights import initialise
-from edgecnn.workstation.models.zoo import build, features_of
+from edgecnn.workstation.models.zoo import LOGITS, build, features_of
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 
-Codes = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Scores = NDArray[np.float32]
 
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
@@ -34,10 +37,25 @@ SAMPLE_COUNT = 256
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Pictures as the model eats them, with the index of each label."""
+    """Pictures as the model eats them, with what each head should answer."""
 
-    codes: Codes
-    labels: Labels
+    codes: Codes | Stack
+    targets: tuple[Targets, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good a model is on a split.
+
+    Attributes:
+        loss: Sum over the heads.
+        top1: The mean of ``heads``, heatmaps left out: with few boxes, chance would choose the epoch.
+        heads: By head, as in ``Epoch``.
+    """
+
+    loss: float
+    top1: float
+    heads: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,7 @@ def train(
     init: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    teachers: Sequence[Path] = (),
 ) -> Trained:
     """Train a recipe's network; the best epoch on val is kept.
 
@@ -77,6 +96,7 @@ def train(
         init: ``imagenet``, or a file with weights to start from.
         resume: Go on with the run that was killed in ``out``.
         progress: Whom to tell.
+        teachers: Models to learn from; of several, the mean answer.
 
     Returns:
         Where the model lies and how training went.
@@ -86,41 +106,47 @@ def train(
         ModelError: If the network cannot be built or started, or ``out`` holds another run.
     """
     progress = progress or Progress()
-    head = head_for(dataset.labels, recipe.head)
-    if len(head.labels) < 2:
-        raise ModelError(
-            f"Training needs at least two labels; the data has {len(head.labels)}: {', '.join(head.labels)}.",
-            fix="Add a folder of pictures that show something else.",
-        )
+    heads = heads_of(recipe, dataset)
     checkpoint = out / "checkpoint"
-    fresh = RunState(text, dataset.digest(), init or "")
+    taught = [model_file.load(path) for path in teachers]
+    start_from = " ".join([init or "", *(model_file.weights_sha256(model) for model, _ in taught)]).rstrip()
+    fresh = RunState(text, dataset.digest(), start_from)
     if done := finished(out, fresh, resume):
         return done
     state = start(out, fresh, resume)
-    progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
-    training = read_split(dataset, "train", recipe.input, head)
-    validation = read_split(dataset, "val", recipe.input, head)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
-    model = build(recipe.model, recipe.input, [head])
+    model = build(recipe.model, recipe.input, heads)
+    progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
+    training = read_split(dataset, "train", recipe, heads, model)
+    validation = read_split(dataset, "val", recipe, heads, model)
+    if recipe.lookalikes.count or recipe.pasted.count:
+        made = recipe.lookalikes.count + recipe.pasted.count
+        progress.on_note(f"Rendering {made} training pictures, or finding them in the cache")
+        training = with_generated(training, dataset, recipe, heads)
+    keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:
-        sample = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
-        progress.on_note(str(initialise(model, init, training.codes[np.sort(sample)])))
+        rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
+        progress.on_note(str(initialise(model, init, training.codes[np.sort(rows)])))
     optimizer = make_optimizer(recipe.train, len(training.codes))
     freeze(model, recipe.train)
-    compile_for(model, head, optimizer, recipe.train)
-    tracker = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    averages = Averages(model.trainable_variables, recipe.train.ema)
+    tracker = tf.train.Checkpoint(model=model, optimizer=optimizer, averages=averages)
     optimizer.build(model.trainable_variables)
     if state.history:
         restore(tracker, checkpoint / state.weights)
+    losses = losses_for(heads, training, recipe.train)
+    teach = teacher_of(taught, model, heads, recipe) if taught else None
+    step = make_step(model, weights_of(recipe, heads), losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
                 continue
-            row = train_head(model, head, training, validation, recipe)
+            row = train_head(model, heads, training, validation, recipe)
+            averages.restart()
         else:
-            row = train_epoch(model, head, training, validation, recipe, number, progress)
-        state = keep(checkpoint, tracker, model, state, row)
+            row = train_epoch(model, heads, step, averages, training, validation, recipe, number, progress)
+        state = keep(checkpoint, tracker, model, averages, state, row)
         progress.on_epoch(row)
     if not state.history:
         raise ModelError(
@@ -130,7 +156,7 @@ def train(
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
     best = next(e for e in state.history if e.number == state.best)
     card = model_file.Card(
-        text, (head,), state.data_sha256, sum(e.seconds for e in state.history), best.number, best.val_top1
+        text, heads, state.data_sha256, sum(e.seconds for e in state.history), best.number, best.val_top1
     )
     # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
@@ -160,28 +186,173 @@ def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
     return Trained(path, card, history)
 
 
-def read_split(dataset: Dataset, split: str, spec: InputSpec, head: Head) -> Split:
-    """Read one split as the model eats it."""
-    pictures = dataset.split(split)
-    return Split(codes_of(pictures, spec), labels_of(pictures, head.labels))
+def heads_of(recipe: Recipe, dataset: Dataset) -> tuple[Head, ...]:
+    """Say what a recipe's network answers about data.
 
-
-def targets_of(labels: Labels, head: Head) -> NDArray[np.float32]:
-    """Give the numbers that the last layer should give: shape (count, neurons).
-
-    Example:
-        >>> targets_of(np.array([1, 0]), Head("fire", "sigmoid", ("no", "yes"))).tolist()
-        [[1.0], [0.0]]
+    Raises:
+        ModelError: If there is only one label.
     """
-    if head.is_binary:
-        return labels[:, None].astype(np.float32)
-    return np.eye(len(head.labels), dtype=np.float32)[labels]
+    if recipe.heads:
+        return tuple(
+            Head(spec.name, spec.kind, tuple(spec.classes), index, spec.kind == "sigmoid")
+            for index, spec in enumerate(recipe.heads)
+        )
+    head = head_for(dataset.labels, recipe.head)
+    if len(head.labels) < 2:
+        raise ModelError(
+            f"Training needs at least two labels; the data has {len(head.labels)}: {', '.join(head.labels)}.",
+            fix="Add a folder of pictures that show something else.",
+        )
+    return (head,)
 
 
-def loss_for(head: Head, smoothing: float) -> Any:
-    """Cross entropy, for one sigmoid neuron or a softmax."""
-    kind = keras.losses.BinaryCrossentropy if head.kind == "sigmoid" else keras.losses.CategoricalCrossentropy
-    return kind(label_smoothing=smoothing)
+def grids_of(model: Any, heads: Sequence[Head]) -> list[tuple[int, int] | None]:
+    """Give rows and columns of each head that is a heatmap; none for the others."""
+    shapes = [tuple(output.shape) for output in model.outputs]
+    return [
+        (shape[1], shape[2]) if head.kind == "heatmap" else None
+        for head, shape in zip(heads, shapes, strict=True)
+    ]
+
+
+def read_split(dataset: Dataset, split: str, recipe: Recipe, heads: Sequence[Head], model: Any) -> Split:
+    """Read one split as the model eats it, and what it should answer."""
+    pictures = dataset.split(split)
+    specs = {spec.name: spec for spec in recipe.heads}
+    return Split(
+        codes_of(pictures, recipe.input),
+        tuple(
+            targets_of(pictures, head, specs.get(head.name), grid, recipe.input)
+            for head, grid in zip(heads, grids_of(model, heads), strict=True)
+        ),
+    )
+
+
+def with_generated(training: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
+    """Add the pictures that the recipe has rendered."""
+    grids = [target.grid for target in training.targets]
+    parts = [training, *(Split(*made) for made in generated(dataset, recipe, heads, grids))]
+    codes = [part.codes for part in parts if not isinstance(part.codes, Stack)]
+    return Split(
+        Stack(*codes), tuple(join(column) for column in zip(*(p.targets for p in parts), strict=True))
+    )
+
+
+def label_weights(targets: Targets, head: Head, spec: TrainSpec) -> NDArray[np.float32] | None:
+    """Weigh labels by the inverse of their count, with a mean of 1 over the pictures that are known.
+
+    Returns:
+        Shape (labels,) for a softmax, else (neurons, 2): of absence and presence.
+    """
+    if spec.class_weights == "none" or head.kind == "heatmap":
+        return None
+    values = targets.values
+    if head.kind == "softmax":
+        counts = np.nansum(values, axis=0)
+    else:
+        counts = np.stack([np.nansum(1 - values, axis=0), np.nansum(values, axis=0)], axis=-1)
+    every = counts.sum(axis=-1, keepdims=True)
+    return np.asarray(every / (counts.shape[-1] * np.maximum(counts, 1)), np.float32)
+
+
+def losses_for(heads: Sequence[Head], training: Split, spec: TrainSpec) -> tuple[Loss, ...]:
+    """Make the loss of each head, which weighs labels as they are in the training pictures."""
+    return tuple(
+        loss_for(head, spec.label_smoothing, label_weights(targets, head, spec))
+        for head, targets in zip(heads, training.targets, strict=True)
+    )
+
+
+def weights_of(recipe: Recipe, heads: Sequence[Head]) -> tuple[float, ...]:
+    """Give the weight of each head's loss."""
+    weights = {spec.name: spec.weight for spec in recipe.heads}
+    return tuple(weights.get(head.name, 1.0) for head in heads)
+
+
+Teach = Callable[[Any], tuple[Any, ...]]
+"""From a batch of pictures to what teachers answer for each head; none where they do not know the head."""
+
+
+def teacher_of(
+    teachers: Sequence[tuple[Any, model_file.Card | None]], model: Any, heads: Sequence[Head], recipe: Recipe
+) -> tuple[Teach, tuple[Loss, ...], float]:
+    """Make what a student asks: the teachers, the losses towards their answers, and how much these count.
+
+    A teacher may eat larger pictures: it gets the student's, as varied, enlarged.
+
+    Raises:
+        ModelError: If a teacher was not made by edgecnn or knows none of the heads.
+
+    Source:
+        L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022:
+        both see the same cut-out of the same picture.
+    """
+    model_shapes = [tuple(output.shape) for output in model.outputs]
+    places: list[list[tuple[int, int]]] = [[] for _ in heads]
+    for number, (teacher, card) in enumerate(teachers):
+        shapes = [tuple(output.shape) for output in teacher.outputs] if card else []
+        known = {(head.name, head.labels): head.output_index for head in card.heads} if card else {}
+        for place, head, wanted in zip(places, heads, model_shapes, strict=True):
+            index = known.get((head.name, head.labels))
+            if index is not None and shapes[index] == wanted:
+                place.append((number, index))
+        if card is None or not any(n == number for place in places for n, _ in place):
+            answered = ", ".join(head.name for head in card.heads) if card else "nothing known"
+            raise ModelError(
+                f"A teacher answers {answered}; the recipe asks for "
+                f"{', '.join(head.name for head in heads)}, with labels in the same order.",
+                fix="Give a model.h5 that 'edgecnn train' made with a head of that name and those labels.",
+            )
+
+    def teach(pictures: Any) -> tuple[Any, ...]:
+        every = [
+            listed(teacher(tf.image.resize(pictures, teacher.input_shape[1:3]), training=False))
+            for teacher, _ in teachers
+        ]
+        return tuple(
+            tf.add_n([every[number][index] for number, index in place]) / len(place) if place else None
+            for place in places
+        )
+
+    soft = tuple(soft_loss_for(head, recipe.distill.temperature) for head in heads)
+    return teach, soft, recipe.distill.weight
+
+
+def listed(outputs: Any) -> list[Any]:
+    """Give a model's outputs as a list, whether it has one or several."""
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def make_step(
+    model: Any,
+    weights: Sequence[float],
+    losses: Sequence[Loss],
+    optimizer: Any,
+    averages: Averages,
+    teacher: tuple[Teach, tuple[Loss, ...], float] | None,
+) -> Callable[[Any, Any], Any]:
+    """Make the function that learns from one batch and gives its loss."""
+    variables = model.trainable_variables
+
+    def total(pictures: Any, targets: Any, answers: list[Any]) -> Any:
+        each = [loss(wanted, given) for loss, wanted, given in zip(losses, targets, answers, strict=True)]
+        if teacher is not None:
+            teach, soft, share = teacher
+            each = [
+                hard if taught is None else (1 - share) * hard + share * loss(taught, given)
+                for hard, taught, loss, given in zip(each, teach(pictures), soft, answers, strict=True)
+            ]
+        return tf.add_n([weight * loss for weight, loss in zip(weights, each, strict=True)])
+
+    def step(pictures: Any, targets: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = total(pictures, targets, listed(model(pictures, training=True)))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        averages.follow(optimizer.iterations)
+        return loss
+
+    compiled: Callable[[Any, Any], Any] = tf.function(step, reduce_retracing=True)
+    return compiled
 
 
 def make_optimizer(spec: TrainSpec, picture_count: int) -> Any:
@@ -217,13 +388,16 @@ def freeze(model: Any, spec: TrainSpec) -> None:
                 layer.trainable = False
 
 
-def compile_for(model: Any, head: Head, optimizer: Any, spec: TrainSpec) -> None:
-    """Tie the model to its loss."""
-    model.compile(optimizer, loss=loss_for(head, spec.label_smoothing))
+def compile_for(model: Any, recipe: Recipe, heads: Sequence[Head], training: Split, optimizer: Any) -> None:
+    """Tie a model to its losses, for Keras's own way of training."""
+    losses = losses_for(heads, training, recipe.train)
+    model.compile(optimizer, loss=list(losses), loss_weights=list(weights_of(recipe, heads)))
 
 
-def train_head(model: Any, head: Head, training: Split, validation: Split, recipe: Recipe) -> Epoch:
-    """Fit the last layer on the features of the trunk, which are computed once.
+def train_head(
+    model: Any, heads: Sequence[Head], training: Split, validation: Split, recipe: Recipe
+) -> Epoch:
+    """Fit the last layers on the features of the trunk, which are computed once; heatmaps wait.
 
     Fine-tuning a pretrained trunk under a random head destroys it in the first steps; and where only
     the head is trained, thirty passes over the features cost less than one over the pictures.
@@ -233,32 +407,40 @@ def train_head(model: Any, head: Head, training: Split, validation: Split, recip
     """
     began = time.monotonic()
     trunk = features_of(model)
-    logits = model.get_layer(f"{head.name}_logits")
-    codes = [training.codes, training.codes[:, :, ::-1]] if recipe.augment.flip else [training.codes]
-    features = np.concatenate([predict(trunk, part) for part in codes])
-    targets = np.tile(targets_of(training.labels, head), (len(codes), 1))
+    features = predict(trunk, training.codes)
+    if recipe.augment.flip:
+        features = np.concatenate([features, predict(trunk, training.codes, flipped=True)])
+    flat = [place for place, head in enumerate(heads) if head.kind != "heatmap"]
+    copies = len(features) // len(training.codes)
+    targets = [np.tile(training.targets[place].values, (copies, 1)) for place in flat]
     entry = keras.Input(features.shape[1:])
-    dense = keras.layers.Dense(head.neuron_count)
-    activation = "sigmoid" if head.kind == "sigmoid" else "softmax"
-    small = keras.Model(entry, keras.layers.Activation(activation)(dense(entry)))
+    dense = [keras.layers.Dense(heads[place].neuron_count) for place in flat]
+    kinds = ["softmax" if heads[place].kind == "softmax" else "sigmoid" for place in flat]
+    small = keras.Model(
+        entry, [keras.layers.Activation(k)(d(entry)) for k, d in zip(kinds, dense, strict=True)]
+    )
     steps = recipe.train.head_epochs * -(-len(features) // 256)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    losses, weights = losses_for(heads, training, recipe.train), weights_of(recipe, heads)
     small.compile(
-        keras.optimizers.AdamW(rate, weight_decay=1e-2), loss=loss_for(head, recipe.train.label_smoothing)
+        keras.optimizers.AdamW(rate, weight_decay=1e-2),
+        loss=[losses[place] for place in flat],
+        loss_weights=[weights[place] for place in flat],
     )
     keras.utils.set_random_seed(recipe.train.seed)
-    fit = small.fit(
-        features, targets, batch_size=256, epochs=recipe.train.head_epochs, verbose=0,
-        class_weight=class_weights(training.labels, head, recipe.train),
-    )  # fmt: skip
-    logits.set_weights(dense.get_weights())
-    val_loss, val_top1 = evaluate(model, head, validation)
-    return Epoch(0, float(fit.history["loss"][-1]), val_loss, val_top1, time.monotonic() - began, 0.0)
+    fit = small.fit(features, targets, batch_size=256, epochs=recipe.train.head_epochs, verbose=0)
+    for place, layer in zip(flat, dense, strict=True):
+        model.get_layer(f"{heads[place].name}{LOGITS}").set_weights(layer.get_weights())
+    found = evaluate(model, heads, validation)
+    seconds = time.monotonic() - began
+    return Epoch(0, float(fit.history["loss"][-1]), found.loss, found.top1, seconds, 0.0, found.heads)
 
 
 def train_epoch(
     model: Any,
-    head: Head,
+    heads: Sequence[Head],
+    step: Callable[[Any, Any], Any],
+    averages: Averages,
     training: Split,
     validation: Split,
     recipe: Recipe,
@@ -270,25 +452,25 @@ def train_epoch(
     spec = recipe.train
     reset_randomness(model, spec.seed, number)
     batches = training_batches(
-        training.codes, targets_of(training.labels, head), spec.batch_size, recipe.augment, spec.seed, number
+        training.codes, training.targets, spec.batch_size, recipe.augment, spec.seed, number
     )
     meter = WaitMeter(batches)
     total = -(-len(training.codes) // spec.batch_size)
-    weights = class_weights(training.labels, head, spec)
     loss_sum, picture_count = 0.0, 0
     for position, (pictures, targets) in enumerate(meter):
-        loss = model.train_on_batch(pictures, targets, class_weight=weights)
+        loss = float(step(pictures, targets))
         if not np.isfinite(loss):
             raise ModelError(
                 f"Training diverged: the loss became {loss} in epoch {number}.",
                 fix="Lower train.learning_rate, or set train.warmup_epochs = 1.",
             )
-        loss_sum += float(loss) * len(pictures)
+        loss_sum += loss * len(pictures)
         picture_count += len(pictures)
         progress.on_step(number, spec.epochs, position + 1, total, loss_sum / picture_count)
-    val_loss, val_top1 = evaluate(model, head, validation)
+    with averages.applied():
+        found = evaluate(model, heads, validation)
     seconds = time.monotonic() - began
-    return Epoch(number, loss_sum / picture_count, val_loss, val_top1, seconds, meter.share)
+    return Epoch(number, loss_sum / picture_count, found.loss, found.top1, seconds, meter.share, found.heads)
 
 
 def reset_randomness(model: Any, seed: int, epoch: int) -> None:
@@ -301,26 +483,84 @@ def reset_randomness(model: Any, seed: int, epoch: int) -> None:
             generator.reset_from_seed(int(own))
 
 
-def class_weights(labels: Labels, head: Head, spec: TrainSpec) -> dict[int, float] | None:
-    """Weigh classes by the inverse of their count, with a mean of 1 over the pictures."""
-    if spec.class_weights == "none":
-        return None
-    counts = np.bincount(labels, minlength=len(head.labels))
-    return {i: len(labels) / (len(counts) * max(1, int(n))) for i, n in enumerate(counts)}
+def answers(
+    model: Any, codes: Codes | Stack, batch_size: int = 128, flipped: bool = False
+) -> tuple[Scores, ...]:
+    """Run a Keras model on raw codes, in order: of each output, shape (count, ...)."""
+    turn = -1 if flipped else 1
+    run = tf.function(lambda x: listed(model(x, training=False)), reduce_retracing=True)
+    batches = [
+        run(codes[i : i + batch_size][:, :, ::turn].astype(np.float32))
+        for i in range(0, len(codes), batch_size)
+    ]
+    return tuple(np.concatenate([part.numpy() for part in column]) for column in zip(*batches, strict=True))
 
 
-def predict(model: Any, codes: Codes, batch_size: int = 128) -> NDArray[np.float32]:
-    """Run a Keras model on raw codes, in order: shape (count, ...)."""
-    starts = range(0, len(codes), batch_size)
-    run = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-    return np.concatenate([run(codes[i : i + batch_size].astype(np.float32)).numpy() for i in starts])
+def predict(
+    model: Any, codes: Codes | Stack, batch_size: int = 128, flipped: bool = False
+) -> NDArray[np.float32]:
+    """Run a Keras model of one output, as ``answers`` does: shape (count, ...)."""
+    (only,) = answers(model, codes, batch_size, flipped)
+    return only
 
 
-def evaluate(model: Any, head: Head, split: Split) -> tuple[float, float]:
-    """Give the loss and the share of pictures whose label is right."""
-    scores = predict(model, split.codes)
-    loss = float(loss_for(head, 0.0)(targets_of(split.labels, head), scores))
-    return loss, float(np.mean(decisions(scores, head) == split.labels))
+def evaluate(model: Any, heads: Sequence[Head], split: Split) -> Quality:
+    """Measure a model on a split."""
+    found = list(zip(heads, answers(model, split.codes), split.targets, strict=True))
+    loss = sum(float(loss_for(head, 0.0)(targets.all(), scores)) for head, scores, targets in found)
+    quality = {head.name: quality_of(scores, targets, head) for head, scores, targets in found}
+    chosen = [quality[head.name] for head in heads if head.kind != "heatmap"] or list(quality.values())
+    return Quality(loss, float(np.mean(chosen)), quality)
+
+
+def quality_of(scores: Scores, targets: Targets, head: Head) -> float:
+    """Say in one number in [0, 1] how good a head is, on the pictures of which the answer is known.
+
+    Args:
+        scores: What the last layer gives, shape (count, neurons) or (count, rows, columns, labels).
+        targets: What it should give.
+        head: Which one.
+
+    Returns:
+        As ``Epoch.heads`` says; 0 where nothing is known.
+    """
+    known = ~np.isnan(targets.values)
+    if is_exclusive(head):
+        rows = known[:, 0]
+        right = decisions(scores[rows], head) == labels_in(targets.values[rows], head)
+        return float(right.mean()) if rows.any() else 0.0
+    if head.kind == "heatmap" and (hits := peaks_inside(scores, targets)).size:
+        return float(hits.mean())
+    flat = scores.reshape(len(scores), -1, scores.shape[-1]).max(axis=1)
+    areas = [
+        auc(flat[rows, column], targets.values[rows, column] > 0.5) for column, rows in enumerate(known.T)
+    ]
+    measured = [area for area in areas if area is not None]
+    return float(np.mean(measured)) if measured else 0.0
+
+
+def peaks_inside(scores: Scores, targets: Targets) -> NDArray[np.bool_]:
+    """Say for each label with a mask in each picture whether the heatmap's strongest cell touches the mask.
+
+    Args:
+        scores: Shape (count, rows, columns, labels).
+        targets: What it should give.
+    """
+    wanted = targets.all().reshape(len(scores), -1, scores.shape[-1])
+    strongest = scores.reshape(wanted.shape).argmax(axis=1)
+    at_peak = np.take_along_axis(wanted, strongest[:, None], axis=1)[:, 0]
+    has_place = (wanted > 0).any(axis=1)
+    return np.asarray(at_peak[has_place] > 0)
+
+
+def labels_in(values: Scores, head: Head) -> Labels:
+    """Number the labels that targets of one head stand for, shape (count,).
+
+    Example:
+        >>> labels_in(np.float32([[1], [0]]), Head("fire", "sigmoid", ("no", "yes"))).tolist()
+        [1, 0]
+    """
+    return np.asarray(values[:, 0] > 0.5 if head.is_binary else values.argmax(axis=1), np.int64)
 
 
 def decisions(scores: NDArray[np.float32], head: Head) -> Labels:

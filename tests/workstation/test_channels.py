@@ -25,10 +25,12 @@ from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
+from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.losses import loss_for
 from edgecnn.workstation.models.zoo import build, summary
-from edgecnn.workstation.prune import prune, sparsity_of, weigher
+from edgecnn.workstation.prune import prune, sparsity_of
 from edgecnn.workstation.recipe import ModelSpec, load, parse
-from edgecnn.workstation.train import Split, loss_for, targets_of, train
+from edgecnn.workstation.train import Split, train
 
 HEAD = Head("label", "softmax", ("a", "b", "c"))
 layers = keras.layers
@@ -158,13 +160,14 @@ def test_importance_is_what_the_loss_gains_by_an_infinitesimal_step_towards_the_
     unsettle(model, np.random.default_rng(5))
     graph = analyse(model)
     rng = np.random.default_rng(6)
-    few = Split(rng.integers(0, 256, (8, 16, 16, 3), np.uint8), rng.integers(0, 3, 8))
-    loss, truth = loss_for(HEAD, 0.0), targets_of(few.labels, HEAD)
+    truth = np.eye(3, dtype=np.float32)[rng.integers(0, 3, 8)]
+    few = Split(rng.integers(0, 256, (8, 16, 16, 3), np.uint8), (Targets(truth),))
+    loss = loss_for(HEAD, 0.0)
 
     def loss_now() -> float:
         return float(loss(truth, model(few.codes.astype(np.float32), training=False)))
 
-    found = importance(model, graph, HEAD, few, load("demo")[0])
+    found = importance(model, graph, [HEAD], few, load("demo")[0])
 
     unit = max(range(graph.unit_count), key=lambda u: found[u] * (not graph.is_fixed[u]))
     step, start = 1e-2, loss_now()
@@ -213,9 +216,9 @@ def test_half_of_the_target_is_the_parents_answer_to_the_varied_picture() -> Non
     pictures = np.random.default_rng(7).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
     labels = np.eye(3, dtype=np.float32)[[0, 2]]
 
-    mixed = distilled(model)(pictures, labels).numpy()
+    (mixed,) = distilled(model)(pictures, (labels,))
 
-    assert np.allclose(mixed, (labels + model(pictures).numpy()) / 2, atol=1e-6)
+    assert np.allclose(mixed.numpy(), (labels + model(pictures).numpy()) / 2, atol=1e-6)
 
 
 def test_all_epochs_are_used_in_rounds() -> None:
@@ -255,16 +258,6 @@ def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_
     assert again.after.macs < again.before.macs
     assert made.check is not None
     assert made.check.file_top1.value > 0.8
-
-
-def test_a_rare_label_keeps_its_weight_when_targets_are_mixed_with_the_parents_answers() -> None:
-    head, weights = Head("fire", "sigmoid", ("no", "yes")), {0: 0.5, 1: 4.0}
-    pictures, labels = np.zeros((3, 1)), np.float32([[0], [1], [1]])
-
-    _, targets, weight = weigher(lambda _, targets: 0.9 * targets, head, weights)(pictures, labels)
-
-    assert np.allclose(targets, [[0], [0.9], [0.9]])
-    assert weight.numpy().tolist() == [0.5, 4.0, 4.0]
 
 
 @pytest.mark.parametrize("options", [[], ["--sparsity", "0.5", "--channels", "0.5"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from edgecnn.core.prediction import Head
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.channels.graph import ChannelGraph
+from edgecnn.workstation.losses import loss_for
 from edgecnn.workstation.recipe import Recipe
-from edgecnn.workstation.train import Split, loss_for, targets_of
+from edgecnn.workstation.train import Split, listed, weights_of
 
 PICTURE_COUNT = 1024
 """Pictures that importance is judged on."""
@@ -21,7 +23,7 @@ BATCH_SIZE = 16
 
 
 def importance(
-    model: Any, graph: ChannelGraph, head: Head, training: Split, recipe: Recipe
+    model: Any, graph: ChannelGraph, heads: Sequence[Head], training: Split, recipe: Recipe
 ) -> NDArray[np.float64]:
     """Estimate what each unit is worth.
 
@@ -32,7 +34,7 @@ def importance(
     Args:
         model: Not changed; runs as at inference.
         graph: Its units.
-        head: Its answer.
+        heads: Its answers.
         training: Pictures of the train split, of which some are drawn.
         recipe: For the seed and the smoothing of the labels.
 
@@ -46,14 +48,17 @@ def importance(
     """
     readers = [(model.get_layer(name), c.reads) for name, c in graph.couplings.items() if c.is_dense]
     kernels = [layer.kernel for layer, _ in readers]
-    loss = loss_for(head, recipe.train.label_smoothing)
-    targets = targets_of(training.labels, head)
+    losses = [loss_for(head, recipe.train.label_smoothing) for head in heads]
+    weights = weights_of(recipe, heads)
+    targets = [target.all() for target in training.targets]
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow comes without types
-    def effects(pictures: Any, wanted: Any) -> list[Any]:
+    def effects(pictures: Any, wanted: list[Any]) -> list[Any]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
-            value = loss(wanted, model(pictures, training=False))
+            given = listed(model(pictures, training=False))
+            rows = zip(weights, losses, wanted, given, strict=True)
+            value = tf.add_n([weight * loss(target, answer) for weight, loss, target, answer in rows])
         gradients = tape.gradient(value, kernels, unconnected_gradients="zero")
         # Over everything but the input channels, which stand last but one.
         return [
@@ -66,7 +71,7 @@ def importance(
     starts = range(0, len(chosen), BATCH_SIZE)
     for start in starts:
         rows = np.sort(chosen[start : start + BATCH_SIZE])
-        found = effects(training.codes[rows].astype(np.float32), targets[rows])
+        found = effects(training.codes[rows].astype(np.float32), [target[rows] for target in targets])
         change = np.zeros(graph.unit_count)
         for (_, reads), effect in zip(readers, found, strict=True):
             np.add.at(change, reads, effect.numpy())

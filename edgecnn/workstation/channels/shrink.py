@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from edgecnn.workstation.channels.importance import importance
 from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import summary
-from edgecnn.workstation.prune import fine_tune, gzip_size, recipe_of
-from edgecnn.workstation.train import Progress, Split, evaluate, read_split
+from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
+from edgecnn.workstation.train import Progress, Split, evaluate, listed, read_split
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""
@@ -115,25 +115,25 @@ def shrink(
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     parent, card = model_file.load(source)
-    recipe, head = recipe_of(source, card)
+    recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_split(dataset, "train", recipe.input, head)
-    validation = read_split(dataset, "val", recipe.input, head)
+    training = read_split(dataset, "train", recipe, heads, parent)
+    validation = read_split(dataset, "val", recipe, heads, parent)
     retarget = distilled(parent) if distil else None
     rate = recipe.train.learning_rate if learning_rate is None else learning_rate
     model = parent
     rounds = rounds_of(epochs)
     for number, round_epochs in enumerate(rounds, 1):
         graph = analyse(model)
-        worth = importance(model, graph, head, training, recipe)
+        worth = importance(model, graph, heads, training, recipe)
         target = _cost_of(parent, cost) * (1 - share) ** (number / len(rounds))
         model = cut(model, graph, allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost))
         progress.on_note(f"Cut {number} of {len(rounds)}: {_in_words(model)}")
-        best = KeepBest(head, validation, progress)
-        fine_tune(model, head, training, recipe, round_epochs, rate, [best], progress, retarget)
+        best = KeepBest(heads, validation, progress)
+        fine_tune(model, heads, training, recipe, round_epochs, rate, [best], progress, retarget)
         best.restore()
-    _, val_top1 = evaluate(model, head, validation)
-    _, parent_val_top1 = evaluate(parent, head, validation)
+    val_top1 = evaluate(model, heads, validation).top1
+    parent_val_top1 = evaluate(parent, heads, validation).top1
     model_file.save(model, out, replace(card, val_top1=val_top1))
     return Shrunk(
         out,
@@ -154,7 +154,7 @@ def rounds_of(epochs: int) -> tuple[int, ...]:
     return (*[1] * (count - 1), epochs - count + 1)
 
 
-def distilled(parent: Any) -> Callable[[Any, Any], Any]:
+def distilled(parent: Any) -> Retarget:
     """Give the function that mixes a batch's targets with the parent's answers to the same pictures.
 
     Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean.
@@ -165,9 +165,12 @@ def distilled(parent: Any) -> Callable[[Any, Any], Any]:
         al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022.
     """
 
-    def retarget(pictures: Any, targets: Any) -> Any:
-        answers = tf.reshape(parent(pictures, training=False), tf.shape(targets))
-        return (1 - TEACHER_SHARE) * targets + TEACHER_SHARE * answers
+    def retarget(pictures: Any, targets: tuple[Any, ...]) -> tuple[Any, ...]:
+        answers = listed(parent(pictures, training=False))
+        return tuple(
+            (1 - TEACHER_SHARE) * target + TEACHER_SHARE * tf.reshape(answer, tf.shape(target))
+            for target, answer in zip(targets, answers, strict=True)
+        )
 
     return retarget
 
@@ -176,23 +179,25 @@ class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras comes w
     """Measures the model on val after each epoch and remembers the best weights.
 
     Args:
-        head: Its answer.
+        heads: Its answers.
         validation: What it is measured on.
         progress: Whom to tell.
     """
 
-    def __init__(self, head: Head, validation: Split, progress: Progress) -> None:
+    def __init__(self, heads: Sequence[Head], validation: Split, progress: Progress) -> None:
         super().__init__()
-        self.head, self.validation, self.progress = head, validation, progress
+        self.heads, self.validation, self.progress = heads, validation, progress
         self.top1 = -1.0
         self.weights: list[Any] = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
         """Measure; ties go to the later epoch, which has seen the lower learning rate."""
-        loss, top1 = evaluate(self.model, self.head, self.validation)
-        self.progress.on_note(f"epoch {epoch + 1}: val loss {loss:.4f}, val accuracy {100 * top1:.2f} %")
-        if top1 >= self.top1:
-            self.top1, self.weights = top1, self.model.get_weights()
+        found = evaluate(self.model, self.heads, self.validation)
+        self.progress.on_note(
+            f"epoch {epoch + 1}: val loss {found.loss:.4f}, val accuracy {100 * found.top1:.2f} %"
+        )
+        if found.top1 >= self.top1:
+            self.top1, self.weights = found.top1, self.model.get_weights()
 
     def restore(self) -> None:
         """Put the best weights back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgecnn.errors import DataError
@@ -83,7 +84,16 @@ def _digest_lines(pictures: Sequence[Picture]) -> str:
     )
 
 
-def open_dataset(path: Path, classes: Mapping[str, Sequence[str]] | None = None, seed: int = SEED) -> Dataset:
+LEFT_OUT = "left_out"
+"""The split of pictures that are neither trained nor chosen on."""
+
+
+def open_dataset(
+    path: Path | Sequence[Path],
+    classes: Mapping[str, Sequence[str]] | None = None,
+    seed: int = SEED,
+    leave_out: Sequence[str] = (),
+) -> Dataset:
     """Open labelled pictures: a folder, a ``.tar[.gz|.xz]`` or ``.zip`` of one, or a Keras ``.npz``.
 
     A folder holds ``<split>/<class>/*``, or ``<class>/*``, which is then split 80 : 10 : 10 by content and
@@ -92,17 +102,22 @@ def open_dataset(path: Path, classes: Mapping[str, Sequence[str]] | None = None,
     Near-duplicates stay together, whatever is drawn.
 
     Args:
-        path: The folder or file.
+        path: The folder or file; several become one set, in which class folders of one name are one class,
+            and each picture's path begins with the name of its set. A set of several may have only train.
         classes: Label -> class folders that belong to it, in the order of the labels; folders in no label
             are left out. Without it every folder is a label, sorted.
         seed: Of the splits that are drawn.
+        leave_out: Globs on file names; pictures of train and val that match become the split ``left_out``.
 
     Raises:
         DataError: If it is no such data; if a class is missing or has no picture to train on; if there is
-            only one class; if a picture is broken and the splits have to be drawn.
+            only one class; if a glob matches nothing; if a picture is broken and the splits have to be drawn.
     """
-    listing = list_pictures(path)
-    labels, label_of = _labels(listing, classes, path)
+    paths = (path,) if isinstance(path, Path) else tuple(path)
+    listing = list_pictures(paths[0]) if len(paths) == 1 else _joined(paths)
+    name = "+".join(path.name for path in paths)
+    where = str(paths[0]) if len(paths) == 1 else name
+    labels, label_of = _labels(listing, classes, where)
     kept = tuple(
         replace(picture, label=label_of[picture.folder])
         for picture in listing.pictures
@@ -110,10 +125,52 @@ def open_dataset(path: Path, classes: Mapping[str, Sequence[str]] | None = None,
     )
     if source := drawn_from(kept):
         kept = draw_splits(kept, *group([picture for picture in kept if picture.split == source]), seed)
-    _refuse_empty(kept, labels, listing, path)
+    kept = _without(kept, leave_out, where)
+    _refuse_empty(kept, labels, listing, where)
     folders = {picture.folder for picture in listing.pictures}
     left_out = tuple(sorted(folders - set(label_of)))
-    return Dataset(path.name, labels, kept, left_out, listing.unread)
+    return Dataset(name, labels, kept, left_out, listing.unread)
+
+
+def _joined(paths: Sequence[Path]) -> Listing:
+    """List several sets as one.
+
+    Raises:
+        DataError: If two of them have one name, so that their pictures could not be told apart.
+    """
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"Two sets of pictures have one name: {', '.join(names)}.", fix="Rename one, or give it once."
+        )
+    listings = [list_pictures(path) for path in paths]
+    return Listing(
+        tuple(
+            replace(picture, path=f"{name}/{picture.path}")
+            for name, listing in zip(names, listings, strict=True)
+            for picture in listing.pictures
+        ),
+        tuple(empty for listing in listings for empty in listing.empty),
+        tuple(
+            f"{name}/{file}" for name, listing in zip(names, listings, strict=True) for file in listing.unread
+        ),
+    )
+
+
+def _without(pictures: Sequence[Picture], globs: Sequence[str], where: str) -> tuple[Picture, ...]:
+    """Move the pictures whose file names match out of train and val."""
+    for glob in globs:
+        if not any(fnmatchcase(picture.path.rsplit("/", 1)[-1], glob) for picture in pictures):
+            raise DataError(
+                f"No picture of '{where}' is named like '{glob}'.", fix="Correct --leave-out or leave_out."
+            )
+    return tuple(
+        replace(picture, split=LEFT_OUT)
+        if picture.split in ("train", "val")
+        and any(fnmatchcase(picture.path.rsplit("/", 1)[-1], glob) for glob in globs)
+        else picture
+        for picture in pictures
+    )
 
 
 def list_pictures(path: Path) -> Listing:
@@ -141,7 +198,7 @@ def list_pictures(path: Path) -> Listing:
 
 
 def _labels(
-    listing: Listing, classes: Mapping[str, Sequence[str]] | None, path: Path
+    listing: Listing, classes: Mapping[str, Sequence[str]] | None, where: str
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """Say which labels there are, and which each folder has."""
     empty = {name.rsplit("/", 1)[-1] for name in listing.empty}
@@ -153,7 +210,7 @@ def _labels(
         for folder in members:
             if folder not in folders:
                 raise DataError(
-                    f"Label '{label}' needs the folder '{folder}', which '{path}' has not; "
+                    f"Label '{label}' needs the folder '{folder}', which '{where}' has not; "
                     f"it has {listed(folders)}.",
                     fix="Correct [classes] in the recipe, or add the folder.",
                 )
@@ -166,10 +223,10 @@ def _labels(
     return tuple(classes), label_of
 
 
-def _refuse_empty(pictures: Sequence[Picture], labels: Sequence[str], listing: Listing, path: Path) -> None:
+def _refuse_empty(pictures: Sequence[Picture], labels: Sequence[str], listing: Listing, name: str) -> None:
     if len(labels) < 2:
         raise DataError(
-            f"'{path}' holds one class only, '{labels[0]}'; telling apart needs at least two.",
+            f"'{name}' holds one class only, '{labels[0]}'; telling apart needs at least two.",
             fix="Add a folder of pictures that show something else.",
         )
     split = "train" if any(picture.split == "train" for picture in pictures) else None
@@ -179,7 +236,7 @@ def _refuse_empty(pictures: Sequence[Picture], labels: Sequence[str], listing: L
         where = f" in '{split}'" if split else ""
         empty = f" (empty: {listed(listing.empty)})" if listing.empty else ""
         raise DataError(
-            f"'{path}' has no picture of {listed(missing)}{where}{empty}.",
+            f"'{name}' has no picture of {listed(missing)}{where}{empty}.",
             fix="Add pictures, or remove the folder.",
         )
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.frame import InputSpec, resize
+from edgecnn.core.frame import InputSpec, Pixels, resize
 from edgecnn.errors import DataError
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.data.archive import cache_folder, sweep
-from edgecnn.workstation.data.augment import augment_picture
+from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Picture, in_threads, refuse_broken
+from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.recipe import Augment
 
 Codes = NDArray[np.uint8]
@@ -47,8 +48,12 @@ def codes_of(pictures: Sequence[Picture], spec: InputSpec, cache: Path | None = 
         DataError: Names the broken pictures, if there are any.
     """
     shape = (len(pictures), spec.height_px, spec.width_px, spec.channels)
+    return _kept(_key(pictures, spec), shape, lambda codes: _make(pictures, spec, codes), cache)
+
+
+def _kept(key: str, shape: tuple[int, ...], fill: Callable[[Codes], None], cache: Path | None) -> Codes:
     folder = (cache or cache_folder()) / "codes"
-    place = folder / f"{_key(pictures, spec)}.npy"
+    place = folder / f"{key}.npy"
     with suppress(OSError, ValueError):  # not there yet, or damaged: made anew
         codes: Codes = np.load(place, mmap_mode="r")
         if codes.shape == shape and codes.dtype == np.uint8:
@@ -57,7 +62,7 @@ def codes_of(pictures: Sequence[Picture], spec: InputSpec, cache: Path | None = 
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder, ".making-*")
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as draft:
-            _make(pictures, spec, shape, Path(draft, "codes.npy"))
+            _write(Path(draft, "codes.npy"), shape, fill)
             os.replace(Path(draft, "codes.npy"), place)  # noqa: PTH105 - the step that makes it whole
         kept: Codes = np.load(place, mmap_mode="r")
         return kept
@@ -85,14 +90,18 @@ def _key(pictures: Sequence[Picture], spec: InputSpec) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _make(pictures: Sequence[Picture], spec: InputSpec, shape: tuple[int, ...], place: Path) -> None:
+def _write(place: Path, shape: tuple[int, ...], fill: Callable[[Codes], None]) -> None:
     # numpy refuses to map an empty array; nothing needs mapping there.
-    if not pictures:
+    if not shape[0]:
         np.save(place, np.zeros(shape, np.uint8))
         return
     codes = np.lib.format.open_memmap(place, "w+", np.uint8, shape)
     _reserve(place)
+    fill(codes)
+    codes.flush()
 
+
+def _make(pictures: Sequence[Picture], spec: InputSpec, codes: Codes) -> None:
     def make(position: int) -> DataError | None:
         try:
             codes[position] = resize(pictures[position].read(), spec)
@@ -101,7 +110,6 @@ def _make(pictures: Sequence[Picture], spec: InputSpec, shape: tuple[int, ...], 
         return None
 
     refuse_broken([error for error in in_threads(make, range(len(pictures))) if error])
-    codes.flush()
 
 
 def _reserve(place: Path) -> None:
@@ -116,32 +124,67 @@ def _reserve(place: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, place.stat().st_size)
 
 
-def labels_of(pictures: Sequence[Picture], labels: Sequence[str]) -> NDArray[np.int64]:
-    """Number the labels of pictures.
+def keep_made(
+    key: str, count: int, spec: InputSpec, make: Callable[[], Iterable[Pixels]], cache: Path | None = None
+) -> Codes:
+    """Make pictures once: like ``codes_of``, for pictures that are rendered.
+
+    Args:
+        key: Says all that decides how they come out.
+        count: How many ``make`` gives.
+        spec: What the model eats.
+        make: Gives the pictures.
+        cache: As of ``codes_of``.
 
     Returns:
-        Shape (count,): positions in ``labels``.
+        As of ``codes_of``.
+    """
+    digest = hashlib.sha256(f"{_MADE_BY}\n{spec!r}\n{key}".encode()).hexdigest()
 
-    Raises:
-        DataError: If a picture has a label that is none of them.
+    def fill(codes: Codes) -> None:
+        for position, pixels in enumerate(make()):
+            codes[position] = resize(pixels, spec)
+
+    return _kept(digest, (count, spec.height_px, spec.width_px, spec.channels), fill, cache)
+
+
+class Stack:
+    """Several arrays of pictures that read as one, without being copied.
+
+    Args:
+        parts: Of one shape but for their length.
 
     Example:
-        >>> cat = Picture("train/cat/1.jpg", "train", "cat", "cat", Path("1.jpg"))
-        >>> labels_of([cat], ["ant", "cat"]).tolist()
-        [1]
+        >>> stack = Stack(np.zeros((2, 1), np.uint8), np.ones((3, 1), np.uint8))
+        >>> len(stack), stack[np.array([0, 4])].ravel().tolist(), stack[1:3].ravel().tolist()
+        (5, [0, 1], [0, 1])
     """
-    position = {label: number for number, label in enumerate(labels)}
-    strange = sorted({picture.label for picture in pictures} - set(position))
-    if strange:
-        raise DataError(
-            f"The data have a label '{strange[0]}'; the model knows {', '.join(labels)}.",
-            fix="Pass the data that the model was made for, or map folders to labels by [classes].",
-        )
-    return np.array([position[picture.label] for picture in pictures], np.int64)
+
+    def __init__(self, *parts: Codes) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def picture(self, row: int) -> NDArray[np.uint8]:
+        """Give one picture."""
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return np.asarray(self.parts[part][row - self._starts[part]])
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Codes:
+        every = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows.tolist()
+        return np.array([self.picture(row) for row in every], np.uint8).reshape(-1, *self.shape[1:])
 
 
 def training_batches(
-    codes: Codes, targets: NDArray[Any], batch_size: int, augment: Augment, seed: int, epoch: int
+    codes: Codes | Stack,
+    targets: Sequence[Targets],
+    batch_size: int,
+    augment: Augment,
+    seed: int,
+    epoch: int,
 ) -> Any:
     """Give one epoch of shuffled, varied pictures, made on all cores while the network trains.
 
@@ -150,43 +193,53 @@ def training_batches(
 
     Args:
         codes: Shape (count, height, width, channels), uint8.
-        targets: One row for each picture.
+        targets: Of each head, one row for each picture.
         batch_size: Pictures a step; the last batch may be smaller.
         augment: How far pictures are varied.
         seed: Of the run.
         epoch: Counted from 0.
 
     Returns:
-        A ``tf.data.Dataset`` of (float32 bytes of shape (batch, height, width, channels), targets), of
-        known length.
+        A ``tf.data.Dataset`` of (float32 bytes of shape (batch, height, width, channels), a tuple of each
+        head's targets), of known length.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(codes))
-    batch_count = -(-len(codes) // batch_size)
+    stack = codes if isinstance(codes, Stack) else Stack(codes)
+    order = np.random.default_rng([seed, epoch]).permutation(len(stack))
+    batch_count = -(-len(stack) // batch_size)
 
-    def make(number: int) -> tuple[Codes, NDArray[Any]]:
+    def make(number: int) -> tuple[NDArray[Any], ...]:
         rows = order[number * batch_size : (number + 1) * batch_size]
-        return _varied(codes, rows, augment, seed, epoch), targets[rows]
+        return _varied(stack, targets, rows, augment, seed, epoch)
 
-    def load(number: Any) -> tuple[Any, Any]:
-        pixels, target = tf.numpy_function(
-            make, [number], [tf.uint8, tf.as_dtype(targets.dtype)], stateful=False
-        )
-        pixels.set_shape((None, *codes.shape[1:]))
-        target.set_shape((None, *targets.shape[1:]))
-        return tf.cast(pixels, tf.float32), target
+    def load(number: Any) -> tuple[Any, tuple[Any, ...]]:
+        types = [tf.uint8, *[tf.float32] * len(targets)]
+        pixels, *answers = tf.numpy_function(make, [number], types, stateful=False)
+        pixels.set_shape((None, *stack.shape[1:]))
+        for answer, target in zip(answers, targets, strict=True):
+            answer.set_shape((None, *(target.grid or ()), target.values.shape[1]))
+        return tf.cast(pixels, tf.float32), tuple(answers)
 
     batches = tf.data.Dataset.range(batch_count)
     return batches.map(load, num_parallel_calls=os.cpu_count(), deterministic=True).prefetch(2)
 
 
-def _varied(codes: Codes, rows: NDArray[np.int64], augment: Augment, seed: int, epoch: int) -> Codes:
-    if augment == Augment():
-        return np.asarray(codes[rows])
+def _varied(
+    codes: Stack, targets: Sequence[Targets], rows: NDArray[np.int64], augment: Augment, seed: int, epoch: int
+) -> tuple[NDArray[Any], ...]:
     batch = np.empty((len(rows), *codes.shape[1:]), np.uint8)
+    answers: list[list[NDArray[np.float32]]] = [[] for _ in targets]
+    is_plain = augment == Augment()
     for place, row in enumerate(rows.tolist()):
-        rng = np.random.default_rng([seed, epoch, row])
-        batch[place] = augment_picture(np.asarray(codes[row]), augment, rng)
-    return batch
+        masks = [target.mask(row) for target in targets]
+        moved = iter(mask for mask in masks if mask is not None)
+        batch[place] = codes.picture(row)
+        if not is_plain:
+            rng = np.random.default_rng([seed, epoch, row])
+            batch[place], warped = augment_with(batch[place], tuple(moved), augment, rng)
+            moved = iter(warped)
+        for column, target, mask in zip(answers, targets, masks, strict=True):
+            column.append(target.answer(row, None if mask is None else next(moved)))
+    return batch, *(np.array(column, np.float32) for column in answers)
 
 
 class WaitMeter(Generic[_T]):

@@ -22,10 +22,12 @@ class Trunk:
     Attributes:
         flat: What a classifying head reads, shape (batch, features).
         feature_map: What a heatmap head reads, shape (batch, rows, columns, channels).
+        fine_map: What it reads too, of twice as many rows and columns, where the network has one.
     """
 
     flat: Tensor
     feature_map: Tensor
+    fine_map: Tensor | None = None
 
 
 def scaled(filters: int, width: float) -> int:

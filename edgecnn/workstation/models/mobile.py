@@ -26,12 +26,14 @@ def mobilenet_v1(x: Tensor, width: float, dropout: float) -> Trunk:
     """
     x = blocks.conv(x, blocks.scaled(32, width), 3, "conv1", stride=2, use_bias=False)
     x = _norm_relu6(x, "conv1_bn", "conv1_relu")
+    fine_map = x
     for number, (filters, stride) in enumerate(V1_BLOCKS, 1):
+        fine_map = x if stride == 2 else fine_map
         x = blocks.depthwise(x, 3, f"conv_dw_{number}", stride=stride, use_bias=False)
         x = _norm_relu6(x, f"conv_dw_{number}_bn", f"conv_dw_{number}_relu")
         x = blocks.conv(x, blocks.scaled(filters, width), 1, f"conv_pw_{number}", use_bias=False)
         x = _norm_relu6(x, f"conv_pw_{number}_bn", f"conv_pw_{number}_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), x)
+    return Trunk(blocks.dropout(blocks.average(x), dropout), x, fine_map)
 
 
 def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
@@ -44,29 +46,37 @@ def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
     """
     x = blocks.conv(x, blocks.divisible(32 * width), 3, "Conv1", stride=2, use_bias=False)
     x = _norm_relu6(x, "bn_Conv1", "Conv1_relu")
-    number = 0
+    number, fine_map = 0, x
     for expansion, channels, repeats, first_stride in V2_STAGES:
         for repeat in range(repeats):
             prefix = f"block_{number}_" if number else "expanded_conv_"
             stride = 1 if repeat else first_stride
-            x = _inverted_residual(x, expansion, blocks.divisible(channels * width), stride, prefix)
+            x, expanded = _inverted_residual(x, expansion, blocks.divisible(channels * width), stride, prefix)
+            # Just before the picture shrinks for the last time: the finest of what is nearly meaning.
+            fine_map = expanded if stride == 2 else fine_map
             number += 1
     x = blocks.conv(x, blocks.divisible(1280 * max(1.0, width)), 1, "Conv_1", use_bias=False)
     x = _norm_relu6(x, "Conv_1_bn", "out_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), x)
+    return Trunk(blocks.dropout(blocks.average(x), dropout), x, fine_map)
 
 
-def _inverted_residual(x: Tensor, expansion: int, filters: int, stride: int, prefix: str) -> Tensor:
+def _inverted_residual(
+    x: Tensor, expansion: int, filters: int, stride: int, prefix: str
+) -> tuple[Tensor, Tensor]:
+    """Add a block; give its output, and what its first convolution expands the input to."""
     channels = x.shape[-1]
     y = x
     if expansion != 1:
         y = blocks.conv(y, expansion * channels, 1, f"{prefix}expand", use_bias=False)
         y = _norm_relu6(y, f"{prefix}expand_BN", f"{prefix}expand_relu")
+    expanded = y
     y = blocks.depthwise(y, 3, f"{prefix}depthwise", stride=stride, use_bias=False)
     y = _norm_relu6(y, f"{prefix}depthwise_BN", f"{prefix}depthwise_relu")
     y = blocks.conv(y, filters, 1, f"{prefix}project", use_bias=False)
     y = blocks.norm(y, f"{prefix}project_BN")
-    return keras.layers.Add(name=f"{prefix}add")([x, y]) if stride == 1 and channels == filters else y
+    if stride == 1 and channels == filters:
+        y = keras.layers.Add(name=f"{prefix}add")([x, y])
+    return y, expanded
 
 
 def _norm_relu6(x: Tensor, norm_name: str, relu_name: str) -> Tensor:

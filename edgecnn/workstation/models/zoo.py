@@ -105,7 +105,7 @@ def features_of(model: Any) -> Any:
         ModelError: If the model has no layer named ``<head>_logits``.
     """
     for layer in model.layers:
-        if layer.name.endswith(LOGITS):
+        if layer.name.endswith(LOGITS) and isinstance(layer, keras.layers.Dense):
             return keras.Model(model.input, layer.input, name=f"{model.name}_features")
     raise ModelError(
         f"The model '{model.name}' has no head that can be told from its trunk.",
@@ -146,11 +146,37 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
 def _answer(trunk: Trunk, head: Head) -> Tensor:
     name = f"{head.name}{LOGITS}"
     if head.kind == "heatmap":
-        logits = keras.layers.Conv2D(head.neuron_count, 1, name=name)(trunk.feature_map)
+        logits = _heatmap(trunk, head, name)
     else:
         logits = keras.layers.Dense(head.neuron_count, name=name)(trunk.flat)
     kind = "softmax" if head.kind == "softmax" else "sigmoid"
     return keras.layers.Activation(kind, name=head.name)(logits)
+
+
+def _heatmap(trunk: Trunk, head: Head, name: str) -> Tensor:
+    """Judge each cell by the last feature map, and by the finer one before it where the network has one.
+
+    The kernels start from 0, so that an untrained heatmap pulls at no pretrained trunk; the bias says
+    that most cells are empty.
+
+    Source: the sum of a coarse and a finer score of J. Long et al., "Fully Convolutional Networks for
+    Semantic Segmentation", CVPR 2015, figure 3.
+    """
+    few = keras.initializers.Constant(-3.0)  # a score of 0.05
+    coarse, fine = trunk.feature_map, trunk.fine_map
+    if fine is None or [2 * side for side in coarse.shape[1:3]] != list(fine.shape[1:3]):
+        layer = keras.layers.Conv2D(
+            head.neuron_count, 1, kernel_initializer="zeros", bias_initializer=few, name=name
+        )
+        return layer(coarse)
+    seen = keras.layers.Conv2D(
+        head.neuron_count, 1, kernel_initializer="zeros", bias_initializer=few, name=f"{head.name}_coarse"
+    )(coarse)
+    spread = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"{head.name}_spread")(seen)
+    near = keras.layers.Conv2D(
+        head.neuron_count, 1, use_bias=False, kernel_initializer="zeros", name=f"{head.name}_fine"
+    )(fine)
+    return keras.layers.Add(name=name)([spread, near])
 
 
 def _rows(model: Any) -> Iterator[LayerRow]:

@@ -11,15 +11,18 @@ import pytest
 
 from edgecnn.core.frame import InputSpec, resize
 from edgecnn.errors import DataError
+from edgecnn.workstation.backend import tf
 from edgecnn.workstation.data import pipeline
 from edgecnn.workstation.data.augment import augment_picture
 from edgecnn.workstation.data.catalog import Picture
-from edgecnn.workstation.data.pipeline import WaitMeter, codes_of, labels_of, training_batches
+from edgecnn.workstation.data.pipeline import WaitMeter, codes_of, training_batches
+from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.recipe import Augment
 
 STRONG = Augment(
     flip=True, rotate_degrees=15, zoom=0.2, shift=0.1, brightness=0.3, contrast=0.3, saturation=0.3,
-    hue_degrees=10, blur_px=1.0, noise=8, jpeg=True, erase=0.2,
+    hue_degrees=10, blur_px=1.0, noise=8, jpeg=True, crop=0.5, exposure=0.4,
+    white_balance=0.2, grey=0.7, shrink=0.5, motion_px=5, erase=0.2,
 )  # fmt: skip
 
 
@@ -134,19 +137,11 @@ def test_no_pictures_give_no_codes(tmp_path: Path) -> None:
     assert codes_of([], InputSpec(8, 8), tmp_path).shape == (0, 8, 8, 3)
 
 
-def test_labels_are_numbered_in_the_order_of_the_model(tmp_path: Path) -> None:
-    assert labels_of(pictures_in(tmp_path), ["b", "a"]).tolist() == [1, 0, 1, 0, 1]
-
-
-def test_a_label_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="label 'b'"):
-        labels_of(pictures_in(tmp_path), ["a", "c"])
-
-
 def epoch_of(count: int, augment: Augment, seed: int, epoch: int, batch: int = 8) -> list[np.ndarray]:
-    batches = training_batches(codes(count), np.arange(count), batch, augment, seed, epoch)
+    targets = Targets(np.arange(count, dtype=np.float32)[:, None])
+    batches = training_batches(codes(count), [targets], batch, augment, seed, epoch)
     assert len(batches) == -(-count // batch)
-    return [part.numpy() for pair in batches for part in pair]
+    return [part.numpy() for pixels, (rows,) in batches for part in (pixels, tf.cast(rows[:, 0], tf.int64))]
 
 
 def test_an_epoch_holds_every_picture_once_with_its_own_target() -> None:
@@ -184,7 +179,7 @@ def test_a_picture_is_varied_alike_in_any_batch_size() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("field", list(Augment.__dataclass_fields__))
 def test_each_way_of_varying_changes_pixels_and_keeps_the_shape(field: str, channels: int) -> None:
-    if channels == 1 and field in ("saturation", "hue_degrees"):
+    if channels == 1 and field in ("saturation", "hue_degrees", "white_balance", "grey"):
         pytest.skip("a grey picture has no colour to change")
     picture = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8), (0, 0), 2)
     picture = np.ascontiguousarray(picture[..., :channels])

@@ -1,0 +1,290 @@
+"""What each head should answer for each picture, and what nobody knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.frame import InputSpec, resize
+from edgecnn.core.prediction import Head
+from edgecnn.errors import DataError
+from edgecnn.workstation.data.picture import Picture
+from edgecnn.workstation.recipe import HeadSpec
+
+Values = NDArray[np.float32]
+Mask = NDArray[np.uint8]
+
+SOMEWHERE = -1.0
+"""In all cells of a heatmap: the picture shows the label, but nobody said where."""
+
+FINE = 4
+"""Rows and columns of a mask for one of the heatmap: fine enough to be turned and cut like the picture."""
+
+FULL_SHARE = 0.25
+"""A cell of which this much is covered is wholly positive; a smaller share counts by its part of this."""
+
+GENERATED = ("fire", "smoke")
+"""Labels of which a rendered picture is known to show them or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What one head should answer.
+
+    Attributes:
+        values: Shape (count, neurons), in [0, 1]; NaN where it is not known.
+        grid: Rows and columns of a heatmap; none for other heads.
+        masks: Where the labels are seen, shape (mask_count, rows * FINE, columns * FINE, labels), 0 to 255.
+        mask_of: Position of each picture's mask, shape (count,); -1 for none.
+    """
+
+    values: Values
+    grid: tuple[int, int] | None = None
+    masks: Mask = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.uint8))
+    mask_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.values)
+
+    def mask(self, row: int) -> Mask | None:
+        """Give the mask of a picture, if there is one."""
+        return self.masks[self.mask_of[row]] if self.grid and self.mask_of[row] >= 0 else None
+
+    def answer(self, row: int, mask: Mask | None = None) -> Values:
+        """Give what the network should say: shape (neurons,), or (rows, columns, labels).
+
+        Args:
+            row: Of the picture.
+            mask: The picture's mask, moved as the picture was.
+        """
+        return cells(self.values[row], mask, self.grid) if self.grid else self.values[row]
+
+    def all(self) -> Values:
+        """Give the answers to all pictures as they are, one a row."""
+        if not self.grid:
+            return self.values
+        shape = (0, *self.grid, self.values.shape[1])
+        return np.array([self.answer(row, self.mask(row)) for row in range(len(self))], np.float32).reshape(
+            -1, *shape[1:]
+        )
+
+
+def cells(values: Values, mask: Mask | None, grid: tuple[int, int]) -> Values:
+    """Say what the cells of a heatmap should be.
+
+    Args:
+        values: Whether the picture shows each label, shape (labels,); NaN where it is not known.
+        mask: Where, shape (rows * FINE, columns * FINE, labels).
+        grid: Rows and columns.
+
+    Returns:
+        Shape (rows, columns, labels): in [0, 1]; NaN where not known; ``SOMEWHERE`` in all cells where
+        only the picture as a whole is known.
+
+    Example:
+        >>> cells(np.float32([1, 0, np.nan]), None, (1, 1)).ravel().tolist()
+        [-1.0, 0.0, nan]
+    """
+    answer = np.broadcast_to(np.where(values > 0, SOMEWHERE, values), (*grid, len(values)))
+    if mask is None:
+        return np.array(answer, np.float32)
+    covered = cv2.resize(mask, grid[::-1], interpolation=cv2.INTER_AREA).reshape(answer.shape) / np.float32(
+        255
+    )
+    largest = covered.max(axis=(0, 1))
+    # The cell with most of a far flame is positive, however little of it the flame fills.
+    share = np.minimum(covered / np.clip(largest, 1e-6, FULL_SHARE), 1)
+    return np.where(largest > 0, share, answer).astype(np.float32)
+
+
+def join(parts: Sequence[Targets]) -> Targets:
+    """Put the targets of several sets of pictures one after the other."""
+    first = parts[0]
+    if not first.grid:
+        return Targets(np.concatenate([part.values for part in parts]))
+    starts = np.cumsum([0, *(len(part.masks) for part in parts)])
+    return Targets(
+        np.concatenate([part.values for part in parts]),
+        first.grid,
+        np.concatenate([part.masks for part in parts]),
+        np.concatenate(
+            [
+                np.where(part.mask_of < 0, -1, part.mask_of + start)
+                for part, start in zip(parts, starts[:-1], strict=True)
+            ]
+        ),
+    )
+
+
+def targets_of(
+    pictures: Sequence[Picture],
+    head: Head,
+    spec: HeadSpec | None = None,
+    grid: tuple[int, int] | None = None,
+    input: InputSpec | None = None,
+) -> Targets:
+    """Say what one head should answer for pictures, from their folders and boxes.
+
+    Args:
+        pictures: In the order of the result.
+        head: Which one.
+        spec: What folders say about it; without it a picture's label is the head's.
+        grid: Rows and columns of a heatmap.
+        input: How a heatmap's pictures are resized.
+
+    Raises:
+        DataError: If a picture has a label that the head does not know, or boxes cannot be read.
+    """
+    rows = {label: _row(label, head, spec) for label in {picture.label for picture in pictures}}
+    values = np.array([rows[picture.label] for picture in pictures], np.float32)
+    values = values.reshape(len(pictures), head.neuron_count)
+    if spec is None or head.kind == "softmax":
+        return Targets(values)
+    boxes = boxes_of(pictures)
+    for position, picture in enumerate(pictures):
+        for column, label in enumerate(head.labels):
+            # A fire picture's folder says nothing about smoke; a box of smoke does.
+            if np.isnan(values[position, column]) and label in boxes.get(picture.path, {}):
+                values[position, column] = 1
+    if grid is None or input is None:
+        return Targets(values)
+    mask_of = np.full(len(pictures), -1, np.int64)
+    masks: list[Mask] = []
+    for position, picture in enumerate(pictures):
+        if found := boxes.get(picture.path):
+            mask_of[position] = len(masks)
+            masks.append(mask_for(found, head.labels, grid, input))
+    return Targets(values, grid, _stacked(masks, grid, head), mask_of)
+
+
+def targets_of_generated(
+    shown: Sequence[Collection[str]],
+    masks: Sequence[Mapping[str, NDArray[np.bool_]]],
+    head: Head,
+    grid: tuple[int, int] | None,
+    input: InputSpec,
+) -> Targets:
+    """Say what one head should answer for rendered pictures, of which fire and smoke are known.
+
+    Args:
+        shown: Labels that each picture shows; of ``GENERATED``, what is not there is not shown.
+        masks: Where, by label, shape (height, width).
+        head: Which one.
+        grid: Rows and columns of a heatmap.
+        input: How the pictures are resized.
+    """
+    columns = head.labels[1:] if head.is_binary else head.labels
+    values = np.full((len(shown), head.neuron_count), np.nan, np.float32)
+    if head.kind != "softmax":
+        for column, label in enumerate(columns):
+            if label in GENERATED:
+                values[:, column] = [label in labels for labels in shown]
+    if grid is None:
+        return Targets(values)
+    drawn = [mask_for(by_label, head.labels, grid, input) for by_label in masks if by_label]
+    has_mask = np.array([bool(by_label) for by_label in masks], bool)
+    mask_of = np.where(has_mask, np.cumsum(has_mask) - 1, -1).astype(np.int64)
+    return Targets(values, grid, _stacked(drawn, grid, head), mask_of)
+
+
+def mask_for(
+    by_label: Mapping[str, NDArray[np.bool_]], labels: Sequence[str], grid: tuple[int, int], input: InputSpec
+) -> Mask:
+    """Bring masks of a picture to the grid: shape (rows * FINE, columns * FINE, labels), 0 to 255.
+
+    Args:
+        by_label: Masks of the picture's own size, at least one.
+        labels: In the order of the result; what has no mask is nowhere.
+        grid: Rows and columns.
+        input: How the picture is resized; its mask goes the same way.
+    """
+    rows, columns = grid
+    spec = InputSpec(rows * FINE, columns * FINE, 3, input.resize)
+    fine = np.zeros((rows * FINE, columns * FINE, len(labels)), np.uint8)
+    for column, label in enumerate(labels):
+        if label in by_label:
+            white = np.repeat(by_label[label][..., None], 3, axis=2).astype(np.uint8) * np.uint8(255)
+            fine[..., column] = resize(white, spec)[..., 0]
+    return fine
+
+
+def boxes_of(pictures: Iterable[Picture]) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Read where pictures show something, from a ``boxes.json`` that lies above them.
+
+    Returns:
+        By the picture's path, by label: a mask of the size that the picture had, True in the boxes. A
+        picture without boxes is not there.
+
+    Raises:
+        DataError: If a ``boxes.json`` is not what COCO describes.
+
+    Source:
+        T.-Y. Lin et al., "Microsoft COCO", ECCV 2014: ``bbox`` is left, top, width, height in pixels.
+    """
+    roots: dict[Path, Path | None] = {}
+    known: dict[Path, dict[str, dict[str, NDArray[np.bool_]]]] = {}
+    found = {}
+    for picture in pictures:
+        if not isinstance(picture.source, Path):
+            continue
+        folder = picture.source.parent
+        if folder not in roots:
+            above = (folder, *folder.parents[:4])
+            roots[folder] = next((place for place in above if (place / "boxes.json").is_file()), None)
+        root = roots[folder]
+        if root is None:
+            continue
+        if root not in known:
+            known[root] = _read_boxes(root / "boxes.json")
+        if masks := known[root].get(picture.source.relative_to(root).as_posix()):
+            found[picture.path] = masks
+    return found
+
+
+def _read_boxes(file: Path) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        names = {category["id"]: category["name"] for category in table["categories"]}
+        images = {image["id"]: image for image in table["images"]}
+        found: dict[str, dict[str, NDArray[np.bool_]]] = {}
+        for annotation in table["annotations"]:
+            image = images[annotation["image_id"]]
+            masks = found.setdefault(image["file_name"], {})
+            empty = np.zeros((image["height"], image["width"]), bool)
+            mask = masks.setdefault(names[annotation["category_id"]], empty)
+            left, top, width, height = annotation["bbox"]
+            mask[int(top) : int(np.ceil(top + height)), int(left) : int(np.ceil(left + width))] = True
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The boxes '{file}' cannot be read: {type(error).__name__}: {error}.",
+            fix="Write them as COCO does (images, annotations, categories), or remove the file.",
+        ) from error
+    return found
+
+
+def _row(label: str, head: Head, spec: HeadSpec | None) -> Values:
+    if spec is None:
+        if label not in head.labels:
+            raise DataError(
+                f"The data have a label '{label}'; the model knows {', '.join(head.labels)}.",
+                fix="Pass the data that the model was made for, or map folders to labels by [classes].",
+            )
+        place = head.labels.index(label)
+        return np.array([place] if head.is_binary else np.eye(len(head.labels))[place], np.float32)
+    shows = np.array([label in spec.classes[name] for name in head.labels])
+    if head.kind == "softmax":
+        return shows.astype(np.float32) if shows.any() else np.full(len(shows), np.nan, np.float32)
+    lacks = np.array([label in spec.negatives.get(name, ()) for name in head.labels])
+    return np.where(shows, 1, np.where(lacks, 0, np.nan)).astype(np.float32)
+
+
+def _stacked(masks: Sequence[Mask], grid: tuple[int, int], head: Head) -> Mask:
+    shape = (-1, grid[0] * FINE, grid[1] * FINE, len(head.labels))
+    return np.array(masks, np.uint8).reshape(shape) if masks else np.zeros((0, *shape[1:]), np.uint8)
