@@ -293,3 +293,20 @@ def test_without_picamera2_the_error_says_how_to_install_it(monkeypatch: pytest.
         frames("picamera")
 
     assert "apt install python3-picamera2" in caught.value.fix
+
+
+def test_a_picamera2_that_was_built_for_another_numpy_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Bookworm's picamera2 meets on its first line, before a name of its own is defined.
+    found = "numpy.dtype size changed, may indicate binary incompatibility"
+    (tmp_path / "simplejpeg.py").write_text(f"raise ValueError({found!r})\n")
+    (tmp_path / "picamera2.py").write_text("import simplejpeg\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("picamera2", "simplejpeg"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    with pytest.raises(MissingPackageError, match="numpy.dtype size changed") as caught:
+        frames("picamera")
+
+    assert "--no-deps simplejpeg" in caught.value.fix

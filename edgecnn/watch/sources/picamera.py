@@ -49,7 +49,7 @@ class PiCameraSource:
         """Start the camera and give frames, each with the moment at which the sensor began to read it.
 
         Raises:
-            MissingPackageError: If picamera2 is not installed.
+            MissingPackageError: If picamera2 is not installed, or was built for another numpy.
             RuntimeFault: If there is no such camera, if others use it, or if it stops.
         """
         self._closed.clear()
@@ -77,6 +77,12 @@ class PiCameraSource:
                 f"picamera2 cannot be imported: {error}.",
                 fix="Install it with 'sudo apt install python3-picamera2', and make the virtual environment "
                 "with 'python3 -m venv --system-site-packages'.",
+            ) from error
+        except ValueError as error:  # "numpy.dtype size changed": what apt brings was built for numpy 1
+            raise MissingPackageError(
+                f"picamera2 is installed and cannot be imported: {error}.",
+                fix="Bring its JPEG encoder up to this numpy: "
+                "'pip install --force-reinstall --no-deps simplejpeg' in the virtual environment.",
             ) from error
         config = self._config
         main: dict[str, Any] = {"format": config.format}
