@@ -82,6 +82,14 @@ def reload(watch: Watch, outbox: Outbox, path: Path | None) -> None:
             "There is no watch.toml to read again: the watch was started with --model and --source.",
             fix="Write a watch.toml and start 'edgecnn watch watch.toml'.",
         )
+    try:
+        _reload(watch, outbox, path)
+    except Exception as error:
+        watch.refuse(error)
+        raise
+
+
+def _reload(watch: Watch, outbox: Outbox, path: Path) -> None:
     old, new = watch.config, configs.load(path)
     for section in ("device", "journal", "web"):
         if getattr(old, section) != getattr(new, section):

@@ -164,9 +164,14 @@ class Watch:
         try:
             self._reload(config)
         except EdgecnnError as error:
-            self._note("reload", f"The old configuration goes on: {error.message} {error.fix}")
+            self.refuse(error)
             raise
         self._faults.pop("reload", None)
+
+    def refuse(self, error: Exception) -> None:
+        """Show why a new configuration was refused, until a good one comes."""
+        said = f"{error.message} {error.fix}" if isinstance(error, EdgecnnError) else repr(error)
+        self._note("reload", f"The old configuration goes on: {said}")
 
     def status(self) -> Status:
         """Give a snapshot of how it is; from any thread."""

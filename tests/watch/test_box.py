@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import tiny_models
-from streams import MjpegServer
+from streams import MjpegServer, free_port
 
 COMMAND = [sys.executable, "-m", "edgecnn", "watch"]
 
@@ -69,6 +72,21 @@ class Child:
         self.process.wait()
 
 
+def faults(port: int) -> dict[str, str]:
+    """Give what the page says of each fault that lasts."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/state", timeout=5) as answer:
+        return {fault["name"]: fault["detail"] for fault in json.load(answer)["status"]["faults"]}
+
+
+def until(look: Callable[[], Any], but: tuple[Any, ...] = ()) -> Any:
+    """Look until there is something, and something else than was there before."""
+    ends_s = time.monotonic() + 10
+    while not (found := look()) or found in but:
+        assert time.monotonic() < ends_s, found
+        time.sleep(0.05)
+    return found
+
+
 def events(config: Path) -> list[str]:
     database = sqlite3.connect(config.parent / "state" / "journal.sqlite3")
     try:
@@ -115,6 +133,32 @@ def test_sighup_takes_a_good_configuration_and_refuses_a_bad_one(
         child.until("red: ended")
 
     assert "Did you mean 'alarm[0].on_score'?" in said
+
+
+def test_a_configuration_that_is_refused_stands_on_the_page_until_a_good_one_comes(
+    tmp_path: Path, model: Path, camera: MjpegServer
+) -> None:
+    config = write_config(tmp_path, model, camera.url)
+    port = free_port()
+    good = config.read_text().replace("port = 0", f"port = {port}")
+    config.write_text(good)
+    with Child(config) as child:
+        child.until("red: started")
+        before = faults(port)
+        said = {}
+        for mistake in (good.replace("on_score", "onscore"), f"{good}[gpio]\nsiren_pin = 999\n"):
+            config.write_text(mistake)
+            child.process.send_signal(signal.SIGHUP)
+            said |= {until(lambda: faults(port).get("reload", ""), but=tuple(said)): mistake}
+        config.write_text(good)
+        child.process.send_signal(signal.SIGHUP)
+        after = until(lambda: not faults(port))
+
+    first, second = said
+    assert (before, after) == ({}, True)
+    assert first.startswith("The old configuration goes on: ")
+    assert "Did you mean 'alarm[0].on_score'?" in first
+    assert "999" in second
 
 
 def test_a_section_that_cannot_change_while_it_runs_is_refused_by_name(
