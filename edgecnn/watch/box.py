@@ -51,7 +51,7 @@ def run(
     notifier = Notifier.from_environment()
     with ExitStack() as stack:
         model = model or load_model(config.model)
-        source = open_source(config.source)
+        source = open_source(config.source, config.journal.incidents)
         mute, history = Mute(), History()
         outbox = Outbox(config, mute, sinks)
         stack.callback(outbox.close)

@@ -65,7 +65,7 @@ class SourceConfig:
 
     Attributes:
         uri: ``picamera``, ``picamera:1``, ``/dev/video0``, ``0``, a clip, a folder, ``rtsp://...``,
-            ``http://...``, or ``replay:CLIP`` for the clip of an incident.
+            ``http://...``, or ``replay:INCIDENT``: the id of an incident or its clip.
         width_px: What to ask a camera for; 0 takes what it gives.
         height_px: Likewise.
         frames_per_second: What to ask a camera for, and how fast a folder is played; 0 takes what it gives.
@@ -108,6 +108,11 @@ class JournalConfig:
 
     folder: Path = STATE_FOLDER
     quota_mb: float = 100.0
+
+    @property
+    def incidents(self) -> Path:
+        """Holds a picture and a clip of each incident, named by its id."""
+        return self.folder / "incidents"
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,7 +270,9 @@ class Watch:
     def _reload(self, config: Config) -> None:
         model = load_model(config.model) if self._is_other_model(config.model) else self._model
         is_other_source = config.source != self.config.source
-        source = open_source(config.source) if is_other_source else self._capture.source
+        source = (
+            open_source(config.source, config.journal.incidents) if is_other_source else self._capture.source
+        )
         rules = Rules.of(config, model.heads, model.input, source.is_live)
         with self._lock:
             self.config, self._model = config, model

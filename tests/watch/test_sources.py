@@ -160,6 +160,29 @@ def test_a_clip_that_does_not_exist_or_is_none_is_refused(tmp_path: Path) -> Non
         frames(tmp_path / "empty", realtime=False)
 
 
+def test_an_incident_is_replayed_by_its_id(clip: Path, tmp_path: Path) -> None:
+    incidents = tmp_path / "incidents"
+    incidents.mkdir()
+    clip.rename(incidents / "018bcfe56800-abc.mp4")
+
+    source = open_source(SourceConfig("replay:018bcfe56800-abc", realtime=False), incidents)
+
+    assert len(list(source)) == 10
+
+
+def test_an_incident_that_is_not_known_is_refused_with_the_names_of_those_that_are(tmp_path: Path) -> None:
+    for name in ("018bcfe56800-abc.mp4", "018bcfe56900-def.mp4", "018bcfe57000-aaa.part.mp4"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(RuntimeFault, match="no clip 'yesterday'") as caught:
+        open_source(SourceConfig("replay:yesterday"), tmp_path)
+    with pytest.raises(RuntimeFault) as nothing:
+        open_source(SourceConfig("replay:yesterday"), tmp_path / "none")
+
+    assert "newest first: 018bcfe56900-def, 018bcfe56800-abc." in caught.value.fix
+    assert "holds none" in nothing.value.fix
+
+
 class StandInJob:
     """As picamera2.job.Job: ``get_result`` waits for the camera's thread."""
 
@@ -306,7 +329,7 @@ def test_a_picamera2_that_was_built_for_another_numpy_is_named_with_the_way_out(
     for name in ("picamera2", "simplejpeg"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
-    with pytest.raises(MissingPackageError, match="numpy.dtype size changed") as caught:
+    with pytest.raises(MissingPackageError, match=r"numpy\.dtype size changed") as caught:
         frames("picamera")
 
     assert "--no-deps simplejpeg" in caught.value.fix

@@ -22,9 +22,6 @@ from edgecnn.watch.sinks.mqtt import MqttSink
 from edgecnn.watch.sinks.webhook import WebhookSink
 from edgecnn.watch.status import Fault
 
-CLIPS_FOLDER: Final = "incidents"
-"""In the folder of the journal."""
-
 LIVE: Final = frozenset({"clips", "gpio", "terminal"})
 """Sinks for which an event of yesterday means nothing."""
 
@@ -145,7 +142,7 @@ class Outbox:
 
     def _make_clips(self, config: Config) -> Sink:
         assert config.clips is not None
-        return ClipSink(config.clips, self.journal.folder / CLIPS_FOLDER, self.journal.order)
+        return ClipSink(config.clips, config.journal.incidents, self.journal.order)
 
     def _make_gpio(self, config: Config) -> Sink:
         assert config.gpio is not None
@@ -155,7 +152,7 @@ class Outbox:
         return self.journal.open_alarms(), self.journal.open_camera_faults()
 
     def _pictures(self, incident_id: str) -> tuple[Path | None, Path | None]:
-        base = self.journal.folder / CLIPS_FOLDER / incident_id
+        base = self._config.journal.incidents / incident_id
         picture, clip = base.with_name(f"{incident_id}.jpg"), base.with_name(f"{incident_id}.mp4")
         return picture if picture.is_file() else None, clip if clip.is_file() else None
 

@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from edgecnn.watch.sources.live import WatchSource
 
 _CAMERA: Final = re.compile(r"^(\d+|/dev/.+)$")
+_REPLAY: Final = "replay:"
+_MOST_NAMED: Final = 20
 _PI_CAMERA: Final = re.compile(r"^picamera(?::(\d+))?$")
 
 
-def open_source(config: SourceConfig, folder: Path = Path()) -> WatchSource:
+def open_source(config: SourceConfig, incidents: Path | None = None) -> WatchSource:
     """Make a source ready; the device or file itself is opened when frames are asked for.
 
     Args:
         config: Where the frames come from.
-        folder: From where the path of a clip or folder counts.
+        incidents: Holds the clips of incidents, for those that are named by their id.
 
     Raises:
-        RuntimeFault: If there is no such clip or folder.
+        RuntimeFault: If there is no such clip, folder or incident.
         RecipeError: If the password of a stream is not where the configuration says.
     """
     # Imported here: a camera box needs no picamera2 for a USB camera, nor OpenCV's video for a folder.
@@ -39,7 +41,9 @@ def open_source(config: SourceConfig, folder: Path = Path()) -> WatchSource:
         return opencv.StreamSource(config, with_password(config))
     if _CAMERA.match(config.uri):
         return opencv.CameraSource(config)
-    path = folder / Path(config.uri.removeprefix("replay:")).expanduser()
+    if config.uri.startswith(_REPLAY):
+        return opencv.ClipSource(config, _clip(config.uri.removeprefix(_REPLAY), incidents))
+    path = Path(config.uri).expanduser()
     if path.is_dir():
         from edgecnn.watch.sources.folder import FolderSource
 
@@ -50,3 +54,23 @@ def open_source(config: SourceConfig, folder: Path = Path()) -> WatchSource:
             fix="Write picamera, /dev/video0, 0, the path of a clip or folder, or rtsp://... or http://...",
         )
     return opencv.ClipSource(config, path)
+
+
+def _clip(name: str, incidents: Path | None) -> Path:
+    """Find the clip of an incident, by its path or by the incident's id."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    # A clip that is still being written has a second dot in its name.
+    clips = [clip for clip in incidents.glob("*.mp4") if "." not in clip.stem] if incidents else []
+    for clip in clips:
+        if clip.stem == name:
+            return clip
+    # Later ids sort later.
+    known = sorted((clip.stem for clip in clips), reverse=True)
+    raise RuntimeFault(
+        f"There is no clip '{name}', and no incident of that id with one.",
+        fix=f"Replay one of these, newest first: {', '.join(known[:_MOST_NAMED])}."
+        if known
+        else f"Give the path of a clip; {f'{incidents} holds none' if incidents else 'here is no journal'}.",
+    )
