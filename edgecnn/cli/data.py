@@ -1,4 +1,4 @@
-"""``edgecnn data``: list, fetch and check data sets."""
+"""``edgecnn data``: list, fetch, check and render data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN_AT_MOST = 20
 
 @click.group()
 def data() -> None:
-    """List, fetch and check data sets.
+    """List, fetch, check and render data sets.
 
     \b
     Example:
@@ -92,6 +92,33 @@ def check(path: Path, as_json: bool) -> None:
             f"'{path}' is not sound: {', '.join(_faults(findings))}.",
             fix="Remove or move the pictures that are named; '--json' lists all of them.",
         )
+
+
+@data.command()
+@click.argument("name", type=click.Choice(["stress"]), expose_value=False)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="New folder to put it in.",
+)
+@click.option("--count", type=click.IntRange(1), default=600, show_default=True, help="Pictures.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is painted.")
+def render(out: Path, count: int, seed: int) -> None:
+    """Paint the stress set: suns, lamps, red cloth, fog and more that only looks like fire.
+
+    Training renders other pictures and fewer kinds, so that a model's false alarms here are honest.
+
+    \b
+    Example:
+        edgecnn data render stress --out data/stress
+        edgecnn bench fire.int8.tflite --data data/stress --out report/
+    """
+    from edgecnn.workstation.data.lookalikes import write_stress_set
+
+    click.echo(f"Painting {count:,} pictures ...", err=True)
+    write_stress_set(out, count, seed)
+    click.echo(out)
 
 
 def _faults(findings: Findings) -> list[str]:

@@ -21,12 +21,15 @@ Cutout: TypeAlias = tuple[Pixels, Mask]
 # How strongly red, green and blue shine: a camera clips them one after the other, so that one hue gives
 # red rims, orange bodies, yellow and at last white cores.
 _HUES = f32(
-    [[1, 0.36, 0.05], [1, 0.36, 0.05], [1, 0.27, 0.03], [1, 0.45, 0.12], [1, 0.2, 0.06], [1, 0.3, 0.35]]
+    [[1, 0.36, 0.05], [1, 0.33, 0.06], [1, 0.4, 0.08], [1, 0.27, 0.03], [1, 0.45, 0.12], [1, 0.3, 0.15]]
 )
+# Smoke is grey, bluish or brownish.
+_CASTS: tuple[tuple[float, float, float], ...] = ((1, 1, 1), (0.95, 0.98, 1.05), (1.06, 0.99, 0.88))
 _SMALLEST_HEIGHT = 0.03  # of the picture: 5 px of 160, about a candle at 10 m
 _FLAME_FROM = 0.3  # opacity from which a pixel counts as flame
 _SMOKE_FROM = 0.25
-_MIN_PIXELS = 4
+_MIN_PIXELS = {"fire": 4, "smoke": 60}  # a few pixels of smoke are a cloud to anybody
+_LEAST_CONTRAST = 10  # byte values
 _COPY_TRIES = 4
 
 
@@ -110,13 +113,13 @@ def _feather(height: int, width: int) -> Mask:
 
 
 def _set_fire(rng: np.random.Generator, scenery: Pixels, real_flames: Sequence[Cutout]) -> Pasted:
-    stage = set_stage(rng, scenery, *scenery.shape[:2])
+    stage = set_stage(rng, scenery, scenery.shape[0], scenery.shape[1], nights=0.5)
     kind = rng.random()
     has_fire, has_smoke = kind < 0.8, kind > 0.3
     canvas = stage.canvas.copy()
     height, width = canvas.shape[:2]
     flame, smoke = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    hue, power = rng.choice(_HUES), float(np.exp(rng.uniform(np.log(2.5), np.log(25))))
+    hue, power = rng.choice(_HUES), float(np.exp(rng.uniform(np.log(3), np.log(25))))
     size = _draw_size(rng)
     x, y = float(rng.uniform(0.08, 0.92)), float(rng.uniform(0.4, 1.0))
     if has_smoke:
@@ -130,14 +133,18 @@ def _set_fire(rng: np.random.Generator, scenery: Pixels, real_flames: Sequence[C
         smoke = f32(smoke * (1 - flame))
     seen = stage.seen
     masks = {"fire": flame * seen > _FLAME_FROM, "smoke": smoke * seen > _SMOKE_FROM}
-    if any(mask.sum() >= _MIN_PIXELS for mask in masks.values()):
+    if _labels(masks):
         canvas = stage.behind(canvas)
     else:  # all of it would be hidden
         masks = {"fire": flame > _FLAME_FROM, "smoke": smoke > _SMOKE_FROM}
-    labels = tuple(name for name, mask in masks.items() if mask.sum() >= _MIN_PIXELS)
+    labels = _labels(masks)
     if not labels:
         return _set_fire(rng, scenery, real_flames)
     return Pasted(photograph(rng, canvas), labels, masks)
+
+
+def _labels(masks: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
+    return tuple(name for name, mask in masks.items() if mask.sum() >= _MIN_PIXELS[name])
 
 
 def _draw_size(rng: np.random.Generator) -> float:
@@ -164,7 +171,7 @@ def _light_one(
     real_flames: Sequence[Cutout],
 ) -> Mask:
     """Paint one fire and its light; return its opacity in the whole picture."""
-    height, width = canvas.shape[:2]
+    width = canvas.shape[1]
     glow = float(rng.uniform(0.15, 0.5)) + 0.7 * (1 - ambient) * float(rng.random())
     add_glow(
         canvas, foot[0], foot[1] - tall * 0.35, tall * float(rng.uniform(1.2, 3)), tuple(hue * 150), glow
@@ -184,13 +191,16 @@ def _light_one(
         heat = _heat(rng, rows, columns)
         colours = f32(255 * (1 - np.exp(-(heat**1.4)[..., None] * power * hue)))
         alpha = f32(np.clip(heat * float(rng.uniform(2.5, 5)), 0, 1) * float(rng.uniform(0.8, 1)))
+        alpha = f32(
+            alpha * np.clip(colours[..., 0] / 220, 0, 1)
+        )  # a flame casts no shadow on what is behind it
         if rows > 40 and rng.random() < 0.5:
             _add_sparks(rng, canvas, foot, tall, hue)
     return _lay(canvas, colours, alpha, round(foot[0] - columns / 2), round(foot[1] - rows))
 
 
 def _heat(rng: np.random.Generator, height: int, width: int) -> Mask:
-    """Give how hot a patch of flames is, 0 to about 1: tongues on a common foot, bent and torn as they rise."""
+    """Give how hot a patch of flames is, 0 to about 1: tongues on one foot, bent and torn as they rise."""
     columns = np.arange(width, dtype=np.float32)
     v = np.linspace(1, 0, height, dtype=np.float32)[:, None]
     across = np.abs(2 * (columns + 0.5) / width - 1)
@@ -209,7 +219,10 @@ def _heat(rng: np.random.Generator, height: int, width: int) -> Mask:
     )
     torn = (coarse - 0.5) * (0.6 + 1.8 * v)
     body = np.clip((reach - v) / (0.25 + 0.5 * reach) + torn, 0, 1.2)
-    return f32(body * np.clip(envelope * 5, 0, 1) * np.clip(v * height / 2 + 0.3, 0, 1))
+    # Sheets of flame with darker gas between them, drawn out upwards.
+    sheets = np.clip(1.1 - np.abs(2 * coarse[::-1] - 1) * float(rng.uniform(0.3, 2.2)), 0.15, 1)
+    foot = 0.3 * reach * noise(rng, 2, width, 6 * 2 / height, 3)[0]
+    return f32(body * sheets * np.clip(envelope * 4, 0, 1) * np.clip((v - foot) * 6 + 0.4, 0, 1))
 
 
 def _add_sparks(
@@ -276,10 +289,10 @@ def _lay_smoke(
     hue: NDArray[np.float32] | None,
     foot: float,
 ) -> Mask:
-    """Paint smoke, lit from below where there is fire; return its opacity."""
-    opacity = f32(thick * float(rng.uniform(0.45, 1.0)))
+    """Paint smoke, lit from below where there is fire; return its opacity where it is to be seen."""
+    before, opacity = canvas.copy(), f32(thick * float(rng.uniform(0.45, 1.0)))
     grey = float(rng.choice([35.0, 85.0, 150.0, 205.0])) * (0.15 + 0.85 * stage.ambient)
-    cast = rng.choice(f32([[1, 1, 1], [0.95, 0.98, 1.05], [1.06, 0.99, 0.88]]))
+    cast = rng.choice(f32(_CASTS))
     colour = grey * shade[..., None] * cast
     if hue is not None:
         height = canvas.shape[0]
@@ -288,4 +301,6 @@ def _lay_smoke(
         )
         colour = colour + near[:, None, None] * hue * float(rng.uniform(30, 150))
     paint(canvas, f32(colour), opacity)
-    return opacity
+    # Smoke that has the colour of what is behind it cannot be seen, however thick it is.
+    contrast = cv2.blur(np.abs(canvas - before).mean(axis=2), (5, 5))
+    return f32(opacity * (contrast > _LEAST_CONTRAST))

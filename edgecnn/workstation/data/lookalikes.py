@@ -6,15 +6,19 @@ counts, and kinds that the training never sees.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.core.frame import Pixels
+from edgecnn.errors import DataError
 from edgecnn.workstation.data.paint import Canvas, Mask, add_disc, add_glow, f32, filled, noise, paint
 from edgecnn.workstation.data.procedural import render_background
 from edgecnn.workstation.data.staging import photograph, set_stage
@@ -22,6 +26,7 @@ from edgecnn.workstation.data.staging import photograph, set_stage
 Colour: TypeAlias = tuple[float, float, float]
 
 _BACKDROPS = 40
+_STRESS_SEEDS = 2**32  # where they begin; recipes count theirs from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +114,60 @@ def lookalikes(
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         kind = kinds[number % len(kinds)]
-        stage = set_stage(rng, scenery[int(rng.integers(len(scenery)))], height_px, width_px)
+        stage = set_stage(rng, scenery[int(rng.integers(len(scenery)))], height_px, width_px, nights=0.3)
         canvas = stage.canvas.copy()
         painters[kind](rng, canvas, style)
         yield photograph(rng, stage.behind(canvas)), kind
+
+
+def stress_set(
+    count: int, seed: int, height_px: int = 160, width_px: int = 160
+) -> Iterator[tuple[Pixels, str]]:
+    """Paint the look-alikes that a model is tested with: never a picture that it can have been trained on.
+
+    Args:
+        count: How many.
+        seed: The same seed gives the same pictures; no seed gives one of ``lookalikes``.
+        height_px: Of a picture, at least 16.
+        width_px: Likewise.
+
+    Returns:
+        Pixels of shape (height_px, width_px, 3), and the kind.
+
+    Example:
+        >>> sum(1 for _ in stress_set(3, seed=1, height_px=16, width_px=16))
+        3
+    """
+    return lookalikes(count, seed + _STRESS_SEEDS, height_px, width_px, style=TESTING)
+
+
+def write_stress_set(folder: Path, count: int, seed: int) -> None:
+    """Write the stress set as ``test/no_fire/<kind>-NNNN.png``; it appears in one step, whole.
+
+    Args:
+        folder: Where to; must be new or empty.
+        count: How many pictures.
+        seed: See ``stress_set``.
+
+    Raises:
+        DataError: If the folder holds something, or cannot be written.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise DataError(f"'{folder}' holds something already.", fix="Name a new or empty folder.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rendering-", dir=folder.parent) as temporary:
+            place = Path(temporary, "new", "test", "no_fire")
+            place.mkdir(parents=True)
+            for number, (pixels, kind) in enumerate(stress_set(count, seed)):
+                _, code = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+                (place / f"{kind.replace(' ', '_')}-{number:04d}.png").write_bytes(code.tobytes())
+            os.replace(Path(temporary, "new"), folder)  # noqa: PTH105 - the step that makes it whole
+    except OSError as error:
+        raise DataError(
+            f"Pictures cannot be written to '{folder}': {error.strerror}.",
+            fix="Check the path, the permissions and the free space.",
+        ) from error
 
 
 def _backdrops(count: int, seed: int, height: int, width: int) -> list[Pixels]:
@@ -189,7 +244,7 @@ def _sunset(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
     t = np.clip(np.arange(height, dtype=np.float32) / horizon, 0, 1)[:, None, None] ** float(
         rng.uniform(0.7, 2)
     )
-    sky = np.where(t < 0.5, top + (middle - top) * 2 * t, middle + (low - middle) * (2 * t - 1))
+    sky: NDArray[Any] = np.where(t < 0.5, top + (middle - top) * 2 * t, middle + (low - middle) * (2 * t - 1))
     clouds = _stretched_noise(rng, height, width, float(rng.uniform(1.5, 5)))
     dark = np.clip((clouds - float(rng.uniform(0.4, 0.6))) * 5, 0, 1)[..., None]
     lit = f32(style.skies[0][2]) * (0.6 + 0.5 * t)
@@ -245,12 +300,11 @@ def _clouds(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
     body = np.clip((billows - float(rng.uniform(0.35, 0.5))) * float(rng.uniform(3, 8)), 0, 1) * fade
     relief = billows - cv2.GaussianBlur(np.roll(billows, -5, axis=0), (0, 0), 2)
     grey = float(rng.choice([70, 130, 190, 235])) * min(1.0, 0.3 + float(canvas.mean()) / 128)
-    cast = f32([1, 1, 1]) if rng.random() < 0.7 else _pick(rng, style.warm) / 200
-    paint(canvas, f32(grey * (1 + 1.2 * relief))[..., None] * cast, f32(body * float(rng.uniform(0.6, 1))))
+    cast = f32([1, 1, 1]) if rng.random() < 0.7 else 0.5 + _pick(rng, style.warm) / 400
+    paint(canvas, f32(grey * (1 + 1.2 * relief)[..., None] * cast), f32(body * float(rng.uniform(0.6, 1))))
 
 
-def _fog(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
-    del style  # fog is grey everywhere
+def _fog(rng: np.random.Generator, canvas: Canvas, _style: Style) -> None:
     height, width = canvas.shape[:2]
     bank = float(rng.uniform(0.2, 0.8))
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
@@ -434,7 +488,7 @@ def _screen(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
 
 def _rain_on_the_lens(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
     _make_night(rng, canvas, 0.7)
-    height, width = canvas.shape[:2]
+    height = canvas.shape[0]
     canvas[:] = cv2.GaussianBlur(canvas, (0, 0), height * float(rng.uniform(0.01, 0.04)) + 0.3)
     for _ in range(int(rng.integers(3, 16))):
         x, y = _place(rng, canvas, 0.1, 0.9)
@@ -465,7 +519,7 @@ def _infrared(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
         else:
             warm_body = _ellipse(canvas, *place, size * float(rng.uniform(0.2, 0.9)), size * 0.6)
             bright = float(rng.uniform(150, 255))
-            paint(canvas, (bright,) * 3, cv2.GaussianBlur(warm_body, (0, 0), 1 + size * 0.06))
+            paint(canvas, (bright,) * 3, f32(cv2.GaussianBlur(warm_body, (0, 0), 1 + size * 0.06)))
 
 
 # --- things ----------------------------------------------------------------------------------------
@@ -551,7 +605,7 @@ def _autumn(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
 
 def _safety_orange(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
     """Cones, vests, barriers and walls in the orange that is to be seen from afar."""
-    height = canvas.shape[0]
+    height, width = canvas.shape[:2]
     light = _brightness(canvas)
     for _ in style.draw_many(rng):
         x, y = _place(rng, canvas, 0.3, 0.95)
@@ -598,7 +652,7 @@ def _safety_orange(rng: np.random.Generator, canvas: Canvas, style: Style) -> No
             for row in (-0.4, -0.15):
                 paint(canvas, stripe, filled(canvas, _box(x, y + row * size, size * 0.27, size * 0.04)))
         else:
-            grain = 0.85 + 0.3 * noise(rng, *canvas.shape[:2], cells=12, octaves=3)[..., None]
+            grain = 0.85 + 0.3 * noise(rng, height, width, cells=12, octaves=3)[..., None]
             paint(
                 canvas,
                 f32(colour * grain),
@@ -609,7 +663,7 @@ def _safety_orange(rng: np.random.Generator, canvas: Canvas, style: Style) -> No
 # --- what only the test shows ----------------------------------------------------------------------
 
 
-def _lanterns(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
+def _lanterns(rng: np.random.Generator, canvas: Canvas, _style: Style) -> None:
     """Paper lanterns on a string."""
     _make_night(rng, canvas, 0.6)
     height, width = canvas.shape[:2]
@@ -624,7 +678,7 @@ def _lanterns(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
         add_glow(canvas, x, cy, size * 3, tuple(colour), 0.3)
 
 
-def _heater(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
+def _heater(rng: np.random.Generator, canvas: Canvas, _style: Style) -> None:
     """The glowing bars of an electric heater."""
     _make_night(rng, canvas, 0.9)
     height = canvas.shape[0]
@@ -655,14 +709,14 @@ def _glitter(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
     canvas += wide[..., None] * low * float(rng.uniform(1.5, 4))
 
 
-def _pumpkins(rng: np.random.Generator, canvas: Canvas, style: Style) -> None:
+def _pumpkins(rng: np.random.Generator, canvas: Canvas, _style: Style) -> None:
     """A heap of orange fruit."""
     height, width = canvas.shape[:2]
     light = _brightness(canvas)
     size = height * float(rng.uniform(0.05, 0.2))
     top = float(rng.uniform(0.2, 0.8))
     colour = _pick(rng, ((240, 125, 25), (250, 165, 40), (225, 60, 35)))
-    places = np.stack([rng.uniform(0, width, 45), rng.uniform(top, 1.05, 45) * height], 1)
+    places = np.stack([rng.uniform(0, width, 20), rng.uniform(top, 1.05, 20) * height], 1)
     for x, y in places[np.argsort(places[:, 1])]:
         shade = colour * light * float(rng.uniform(0.75, 1.1))
         paint(canvas, tuple(shade * 0.6), _ellipse(canvas, x, y, size, size * 0.85))

@@ -37,7 +37,9 @@ class Stage:
         return f32(self.front + (painted - self.front) * self.seen[..., None])
 
 
-def set_stage(rng: np.random.Generator, scenery: Pixels, height_px: int, width_px: int) -> Stage:
+def set_stage(
+    rng: np.random.Generator, scenery: Pixels, height_px: int, width_px: int, nights: float
+) -> Stage:
     """Crop, flip, light and veil scenery by chance, and choose what hides a part of it.
 
     Args:
@@ -45,13 +47,14 @@ def set_stage(rng: np.random.Generator, scenery: Pixels, height_px: int, width_p
         scenery: Any picture.
         height_px: Of the result.
         width_px: Likewise.
+        nights: How many of the pictures are darkened to evening or night, 0 to 1.
     """
     canvas = _crop(rng, scenery, height_px, width_px)
-    canvas, ambient = _at_another_hour(rng, canvas)
+    canvas, ambient = _darkened(rng, canvas, nights)
     if rng.random() < 0.3:
         _veil(rng, canvas, ambient)
     seen = _unhidden(rng, canvas) if rng.random() < 0.35 else np.ones(canvas.shape[:2], np.float32)
-    darkening = float(rng.choice([0.15, 0.6, 1.0]))
+    darkening = float(rng.choice([0.15, 0.5, 0.8, 1.0]))
     return Stage(canvas, ambient, seen, f32(canvas * darkening))
 
 
@@ -67,7 +70,7 @@ def photograph(rng: np.random.Generator, canvas: Canvas) -> Pixels:
     """
     seen = canvas * float(rng.uniform(0.85, 1.15))
     if (softness := float(rng.uniform(0, 1.1))) > 0.3:
-        seen = cv2.GaussianBlur(seen, (0, 0), softness)
+        seen = f32(cv2.GaussianBlur(seen, (0, 0), softness))
     grain = float(rng.choice([0.0, 1.5, 3.0, 7.0]))
     if grain:
         seen = seen + rng.standard_normal(seen.shape, np.float32) * grain
@@ -75,8 +78,8 @@ def photograph(rng: np.random.Generator, canvas: Canvas) -> Pixels:
     if rng.random() < 0.7:
         quality = int(rng.integers(35, 96))
         _, code = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pixels = np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
-    return np.asarray(pixels, np.uint8)
+        pixels = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _crop(rng: np.random.Generator, scenery: Pixels, height: int, width: int) -> Canvas:
@@ -92,21 +95,24 @@ def _crop(rng: np.random.Generator, scenery: Pixels, height: int, width: int) ->
     return f32(cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=how))
 
 
-def _at_another_hour(rng: np.random.Generator, canvas: Canvas) -> tuple[Canvas, float]:
-    """Turn a part of the pictures into evening and night: darker, bluer, with crushed shadows."""
-    own = float(canvas.mean()) / 128
-    if rng.random() < 0.55:
-        return canvas, min(1.0, own)
-    dark = float(np.exp(rng.uniform(np.log(0.06), np.log(0.6))))
+def _darkened(rng: np.random.Generator, canvas: Canvas, nights: float) -> tuple[Canvas, float]:
+    """Turn a share of the pictures into evening and night: darker, bluer, with crushed shadows."""
+    brightness = float(canvas.mean())
+    if rng.random() > nights:
+        return canvas, min(1.0, brightness / 110)
+    night = canvas / 255
+    night = night ** float(rng.uniform(1.0, 1.5))
     tint = f32([0.9, 0.95, 1.2]) if rng.random() < 0.6 else f32([1.1, 0.95, 0.8])
-    night = 255 * (canvas / 255) ** float(rng.uniform(1.0, 1.5)) * dark * tint
-    return f32(night), min(1.0, own * dark)
+    wanted = float(np.exp(rng.uniform(np.log(8), np.log(70))))
+    night *= tint * wanted / max(float(night.mean()), 0.01)
+    return f32(night), min(1.0, wanted / 110)
 
 
 def _veil(rng: np.random.Generator, canvas: Canvas, ambient: float) -> None:
     """Lay haze over it: grey, or the orange of a low sun and of a great fire alike."""
     colours = f32([[205, 205, 205], [150, 150, 155], [225, 130, 60], [200, 95, 40], [225, 175, 120]])
-    thin = noise(rng, *canvas.shape[:2], cells=1.5, octaves=2)
+    height, width = canvas.shape[:2]
+    thin = noise(rng, height, width, cells=1.5, octaves=2)
     colour = tuple(rng.choice(colours) * min(1.0, 0.25 + ambient))
     paint(canvas, colour, f32(float(rng.uniform(0.15, 0.75)) * (0.6 + 0.4 * thin)))
 
@@ -115,7 +121,7 @@ def _unhidden(rng: np.random.Generator, canvas: Canvas) -> Mask:
     """Give where nothing stands in front: between trunks, above a ridge or a wall, beside a bush."""
     height, width = canvas.shape[:2]
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.45:
         hidden = np.zeros((height, width), np.float32)
         for _ in range(int(rng.integers(1, 7))):
             x, half = float(rng.uniform(0, width)), width * float(rng.uniform(0.006, 0.04))
@@ -128,7 +134,7 @@ def _unhidden(rng: np.random.Generator, canvas: Canvas) -> Mask:
             ]
             hidden = np.maximum(hidden, filled(canvas, trunk))
         return f32(1 - hidden)
-    if kind < 0.75:
+    if kind < 0.85:
         roughness = float(rng.uniform(0, 0.2)) * height
         ridge = height * float(rng.uniform(0.6, 0.95)) - roughness * noise(rng, 2, width, 0.05, 5)[0]
         return f32(np.clip(ridge[None] - np.arange(height, dtype=np.float32)[:, None], 0, 1))
