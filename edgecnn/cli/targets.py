@@ -39,7 +39,7 @@ def check(file: Path, target: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_facts(file, result), indent=1, ensure_ascii=False))
     else:
-        _print(result)
+        print_check(result)
     if not result.passed:
         blocking = result.first_blocking_op
         raise CheckFailed(
@@ -73,7 +73,8 @@ def _facts(file: Path, result: Check) -> dict[str, Any]:
     return {"file": str(file), **msgspec.to_builtins(result), "passed": result.passed}
 
 
-def _print(result: Check) -> None:
+def print_check(result: Check) -> None:
+    """Print what a target does with a model, operator by operator."""
     from rich.console import Console
 
     # A row that is cut cannot be read, one that a narrow terminal wraps can.

@@ -185,17 +185,18 @@ def verify_golden(predictor: TflitePredictor) -> None:
         predictor: A model; one without recorded pictures passes.
 
     Raises:
-        BundleError: If an integer output differs at all, or a float one by more than
-            ``FLOAT_TOLERANCE``.
+        BundleError: If an integer output differs by more than the manifest's ``golden_tolerance_codes``,
+            or a float one by more than ``FLOAT_TOLERANCE``.
     """
     if predictor.golden is None:
         return
+    codes_allowed = predictor.manifest.golden_tolerance_codes if predictor.manifest else 0
     for number, codes in enumerate(predictor.golden.inputs):
         outputs = predictor.interpreter.invoke_bytes(codes, predictor._write)
         for index, output in enumerate(outputs):
             expected = predictor.golden.outputs[index][number]
             distance = float(np.abs(output[0].astype(np.float64) - expected.astype(np.float64)).max())
-            allowed = FLOAT_TOLERANCE if output.dtype.kind == "f" else 0
+            allowed = FLOAT_TOLERANCE if output.dtype.kind == "f" else codes_allowed
             if not distance <= allowed:  # a NaN is no agreement
                 raise BundleError(
                     f"'{predictor.path.name}' gives other results here than where it was made: output "

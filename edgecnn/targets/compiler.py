@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgecnn.bundle.flatbuffer import Model, Operator, parse
+from edgecnn.bundle.flatbuffer import Model, Operator
 from edgecnn.errors import RuntimeFault
 
 NAME: Final = "edgetpu_compiler"
@@ -61,10 +61,10 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a compilation: the log, and the compiled model unless it failed."""
+    """What came of a compilation: the log, and the compiled flatbuffer unless it failed."""
 
     log: Log
-    model: Model | None
+    flat: bytes | None
 
 
 def parse_log(text: str) -> Log:
@@ -114,7 +114,7 @@ def run(executable: Path, flat: bytes) -> Result:
         flat: The bytes of a flatbuffer.
 
     Returns:
-        The log, and the compiled model; None as model where the compiler gave none.
+        The log, and the compiled flatbuffer; None for it where the compiler gave none.
 
     Raises:
         RuntimeFault: If it cannot be started or does not end.
@@ -134,7 +134,7 @@ def run(executable: Path, flat: bytes) -> Result:
             ) from error
         log = parse_log(f"{done.stdout}\n{done.stderr}")
         output = source.with_name("model_edgetpu.tflite")
-        return Result(log, parse(output.read_bytes()) if output.is_file() else None)
+        return Result(log, output.read_bytes() if output.is_file() else None)
 
 
 def left_on_cpu(source: Model, compiled: Model) -> frozenset[int]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from edgecnn.bundle.flatbuffer import Model
+from edgecnn.bundle.flatbuffer import Model, parse
 from edgecnn.targets import compiler
 from edgecnn.targets.edgetpu_rules import is_conversion_at_the_edge, obstacle, refusal
 from edgecnn.targets.graph import (
@@ -44,8 +44,14 @@ def check(model: Model, flat: bytes) -> Check:
     """
     if compiler.COMPILED_OP in model.custom_operators:
         return _already_compiled(model)
+    executable = find_compiler()
+    return compiled(model, flat, executable) if executable else predict(model)
+
+
+def find_compiler() -> Path | None:
+    """Look for the compiler on ``PATH``."""
     executable = shutil.which(compiler.NAME)
-    return compiled(model, flat, Path(executable)) if executable else predict(model)
+    return Path(executable) if executable else None
 
 
 def predict(model: Model) -> Check:
@@ -158,11 +164,23 @@ def compiled(model: Model, flat: bytes, executable: Path) -> Check:
     Raises:
         RuntimeFault: If the compiler cannot be run or does not end.
     """
+    return judged(model, compiler.run(executable, flat))
+
+
+def judged(model: Model, result: compiler.Result) -> Check:
+    """Read from what the compiler left and said which operators it mapped.
+
+    Args:
+        model: What was compiled.
+        result: What came of it.
+
+    Returns:
+        As ``compiled``.
+    """
     foretold = predict(model)
-    result = compiler.run(executable, flat)
-    if result.model is None:
+    if result.flat is None:
         return _failed(model, foretold, result.log)
-    left = compiler.left_on_cpu(model, result.model)
+    left = compiler.left_on_cpu(model, parse(result.flat))
     ops = tuple(_decided(op, op.index in left, result.log) for op in foretold.ops)
     return _finish(model, ops, result.log)
 
