@@ -182,10 +182,12 @@ class Lookalikes:
     Attributes:
         count: How many.
         seed: Of the generator.
+        onto: Folders of the pictures that they are painted into; without any, scenery is rendered.
     """
 
     count: int = 0
     seed: int = 1
+    onto: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,13 @@ class Pasted:
         count: How many.
         seed: Of the generator.
         onto: Folders of the pictures that they are put into; these must show neither fire nor smoke.
+        real: Whether half of the fires are made of flames cut out of the boxes of training pictures.
     """
 
     count: int = 0
     seed: int = 1
     onto: tuple[str, ...] = ()
+    real: bool = False
 
 
 @dataclass(frozen=True, slots=True)

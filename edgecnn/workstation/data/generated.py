@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from edgecnn import __version__
 from edgecnn.core.frame import Pixels, resize
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.catalog import Dataset
-from edgecnn.workstation.data.picture import Picture, listed
+from edgecnn.workstation.data.flames import Cutout, cut_flames, pasted
+from edgecnn.workstation.data.lookalikes import lookalikes
+from edgecnn.workstation.data.picture import Picture, in_threads, listed
 from edgecnn.workstation.data.pipeline import Codes, keep_made
-from edgecnn.workstation.data.targets import Targets, targets_of_generated
-from edgecnn.workstation.recipe import Recipe
+from edgecnn.workstation.data.targets import Targets, boxes_of, targets_of_generated
+from edgecnn.workstation.recipe import Lookalikes, Recipe
 
 BACKGROUND_COUNT = 2000
 """Pictures that flames are put into, at most: they are held in memory."""
+
+Grid = tuple[int, int]
 
 Made = tuple[Codes, tuple[Targets, ...]]
 
 
 def generated(
-    dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[tuple[int, int] | None]
+    dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
 ) -> Iterator[Made]:
     """Render what a recipe asks for; pixels are kept in the cache, and the same seeds give the same pictures.
 
@@ -39,50 +46,67 @@ def generated(
         DataError: If there is no picture that flames can be put into.
     """
     if recipe.lookalikes.count:
-        yield _lookalikes(recipe, heads, grids)
+        yield _lookalikes(dataset, recipe, heads, grids)
     if recipe.pasted.count:
         yield _pasted(dataset, recipe, heads, grids)
 
 
-def _lookalikes(recipe: Recipe, heads: Sequence[Head], grids: Sequence[tuple[int, int] | None]) -> Made:
-    from edgecnn.workstation.data.lookalikes import lookalikes
-
+def _lookalikes(
+    dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
+) -> Made:
     spec, wanted = recipe.input, recipe.lookalikes
+    onto = _backgrounds(dataset, wanted.onto, wanted.seed) if wanted.onto else ()
 
     def make() -> Iterator[Pixels]:
-        return (pixels for pixels, _ in lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px))
+        over = _read(onto)
+        for pixels, _ in lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px, over):
+            yield pixels
 
-    codes = keep_made(f"lookalikes {wanted}", wanted.count, spec, make)
-    nothing: list[dict[str, np.ndarray]] = [{} for _ in range(wanted.count)]
-    targets = (
-        targets_of_generated([()] * wanted.count, nothing, head, grid, spec)
-        for head, grid in zip(heads, grids, strict=True)
-    )
-    return codes, tuple(targets)
+    codes = keep_made(_key(wanted, onto), wanted.count, spec, make)
+    shown: list[tuple[str, ...]] = [() for _ in range(wanted.count)]
+    rows = zip(heads, grids, strict=True)
+    return codes, tuple(targets_of_generated(shown, [{} for _ in shown], *row, spec) for row in rows)
 
 
-def _pasted(
-    dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[tuple[int, int] | None]
-) -> Made:
-    from edgecnn.workstation.data.lookalikes import pasted
-
+def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]) -> Made:
     spec, wanted = recipe.input, recipe.pasted
     onto = _backgrounds(dataset, wanted.onto, wanted.seed)
-    every = list(pasted([picture.read() for picture in onto], wanted.count, wanted.seed))
+    burning = _boxed_fires(dataset) if wanted.real else {}
+    # The masks are needed in any case, so that here the pixels are not worth keeping.
+    every = list(pasted(_read(onto), wanted.count, wanted.seed, _flames(burning)))
     codes = np.stack([resize(one.pixels, spec) for one in every])
     shown, masks = [one.labels for one in every], [one.masks for one in every]
-    targets = (
-        targets_of_generated(shown, masks, head, grid, spec) for head, grid in zip(heads, grids, strict=True)
-    )
-    return codes, tuple(targets)
+    rows = zip(heads, grids, strict=True)
+    return codes, tuple(targets_of_generated(shown, masks, *row, spec) for row in rows)
 
 
 def _backgrounds(dataset: Dataset, folders: Sequence[str], seed: int) -> list[Picture]:
     found = [picture for picture in dataset.split("train") if picture.folder in folders]
     if not found:
         raise DataError(
-            f"'{dataset.name}' has no training picture in {listed(folders)} to put flames into.",
-            fix="Correct pasted.onto in the recipe.",
+            f"'{dataset.name}' has no training picture in {listed(folders)} to paint into.",
+            fix="Correct onto in [lookalikes] and [pasted] of the recipe.",
         )
     chosen = np.random.default_rng(seed).permutation(len(found))[:BACKGROUND_COUNT]
     return [found[place] for place in np.sort(chosen)]
+
+
+def _read(pictures: Sequence[Picture]) -> list[Pixels]:
+    return in_threads(Picture.read, pictures)
+
+
+def _key(wanted: Lookalikes, onto: Sequence[Picture]) -> str:
+    digests = in_threads(Picture.sha256, onto)
+    return "\n".join([f"edgecnn {__version__} {wanted}", *digests])
+
+
+def _boxed_fires(dataset: Dataset) -> dict[Picture, NDArray[np.bool_]]:
+    pictures = {picture.path: picture for picture in dataset.split("train")}
+    boxes = boxes_of(pictures.values())
+    return {pictures[path]: masks["fire"] for path, masks in boxes.items() if "fire" in masks}
+
+
+def _flames(burning: Mapping[Picture, NDArray[np.bool_]]) -> list[Cutout]:
+    boxes = (cv2.boundingRect(mask.astype(np.uint8)) for mask in burning.values())
+    pixels = _read(list(burning))
+    return [cut_flames(picture, (x, y, w, h)) for picture, (x, y, w, h) in zip(pixels, boxes, strict=True)]

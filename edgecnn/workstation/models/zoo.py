@@ -170,13 +170,13 @@ def _heatmap(trunk: Trunk, head: Head, name: str) -> Tensor:
         )
         return layer(coarse)
     seen = keras.layers.Conv2D(
-        head.neuron_count, 1, kernel_initializer="zeros", bias_initializer=few, name=f"{head.name}_coarse"
+        head.neuron_count, 1, kernel_initializer="zeros", bias_initializer=few, name=f"{head.name}_coarse{LOGITS}"
     )(coarse)
     spread = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"{head.name}_spread")(seen)
     near = keras.layers.Conv2D(
-        head.neuron_count, 1, use_bias=False, kernel_initializer="zeros", name=f"{head.name}_fine"
+        head.neuron_count, 1, kernel_initializer="zeros", name=f"{head.name}_fine{LOGITS}"
     )(fine)
-    return keras.layers.Add(name=name)([spread, near])
+    return keras.layers.Add(name=f"{head.name}_sum")([spread, near])
 
 
 def _rows(model: Any) -> Iterator[LayerRow]:
