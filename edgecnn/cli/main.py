@@ -27,6 +27,7 @@ COMMANDS = {
     "watch": ("watch", "Watch a camera, and raise an alarm."),
     "keys": ("provision", "Make the keys that model files are signed with."),
     "sign": ("provision", "Sign a model FILE in place, so that devices which trust the key take it."),
+    "wheelhouse": ("provision", "Collect every wheel that a device without internet installs."),
 }
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+TARGETS = ("bookworm-arm64", "bookworm-armhf", "trixie-arm64")
+
 
 @click.group()
 def keys() -> None:
@@ -54,3 +56,26 @@ def sign(file: Path, key: Path, version: int | None) -> None:
     now = signature.version_at(datetime.now(timezone.utc))
     signature.sign(file, key, now if version is None else version)
     click.echo(f"{file}: signed with {key}, version {signature.version(file)}")
+
+
+@click.command()
+@click.option("--for", "target", required=True, type=click.Choice(TARGETS), help="Release and architecture.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: wheelhouse-TARGET]")
+def wheelhouse(target: str, out: Path | None) -> None:
+    """Collect every wheel that a device without internet installs.
+
+    A run that was stopped goes on where it stopped; a second run changes nothing.
+
+    \b
+    Example:
+        edgecnn wheelhouse --for bookworm-arm64
+    """
+    from edgecnn.deploy import wheelhouse as room
+
+    folder = out or Path(f"wheelhouse-{target}")
+    house = room.build(room.TARGETS[target], folder, click.echo)
+    click.echo(
+        f"{folder}: {len(house.files)} wheels for Python {house.python}, {house.size_bytes / 1e6:.1f} MB"
+    )
+    if house.apt:
+        click.echo(f"The device needs from Debian, beside them: sudo apt install {' '.join(house.apt)}")
