@@ -102,12 +102,13 @@ def check(path: Path, as_json: bool) -> None:
     required=True,
     help="New folder to put it in.",
 )
-@click.option("--count", type=click.IntRange(1), default=600, show_default=True, help="Pictures.")
+@click.option("--count", type=click.IntRange(1), default=600, show_default=True, help="Look-alikes.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is painted.")
 def render(out: Path, count: int, seed: int) -> None:
     """Paint the stress set: suns, lamps, red cloth, fog and more that only looks like fire.
 
-    Training renders other pictures and fewer kinds, so that a model's false alarms here are honest.
+    Training renders other pictures and fewer kinds, so that a model's false alarms here are honest. Fires
+    and smoke come with it, a sixth as many of each.
 
     \b
     Example:
@@ -116,7 +117,7 @@ def render(out: Path, count: int, seed: int) -> None:
     """
     from edgecnn.workstation.data.lookalikes import write_stress_set
 
-    click.echo(f"Painting {count:,} pictures ...", err=True)
+    click.echo(f"Painting {count:,} look-alikes ...", err=True)
     write_stress_set(out, count, seed)
     click.echo(out)
 

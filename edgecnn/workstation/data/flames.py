@@ -97,9 +97,11 @@ def cut_flames(pixels: Pixels, box_xywh: tuple[float, float, float, float]) -> C
     if not patch.size:
         raise DataError(f"The box {box_xywh} holds no pixel of the picture.", fix="Correct the box.")
     red, green, blue = (patch[..., channel].astype(np.float32) for channel in range(3))
-    warm = np.clip((red - 140) / 60, 0, 1) * np.clip((red - blue - 30) / 60, 0, 1) * (red >= green)
-    near_warm = cv2.dilate(f32(warm), np.ones((5, 5), np.uint8))
-    white = np.clip((np.minimum(red, green) - 225) / 20, 0, 1) * near_warm
+    warm = f32(np.clip((red - 170) / 50, 0, 1) * np.clip((red - blue - 30) / 60, 0, 1) * (red >= green))
+    # The core of a flame clips to white; white far from anything warm is sky or a wall.
+    reach = 2 * (min(patch.shape[:2]) // 8) + 1
+    near_warm = cv2.blur(cv2.dilate(warm, np.ones((reach, reach), np.uint8)), (3, 3))
+    white = np.clip((np.minimum(red, green) - 215) / 25, 0, 1) * near_warm
     alpha = cv2.GaussianBlur(f32(np.maximum(warm, white)), (0, 0), 0.8)
     return patch.copy(), f32(alpha * _feather(*patch.shape[:2]))
 

@@ -7,9 +7,12 @@ counts, and kinds that the training never sees.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,13 +22,14 @@ from numpy.typing import NDArray
 
 from edgecnn.core.frame import Pixels
 from edgecnn.errors import DataError
+from edgecnn.workstation.data.flames import pasted
 from edgecnn.workstation.data.paint import Canvas, Mask, add_disc, add_glow, f32, filled, noise, paint
-from edgecnn.workstation.data.procedural import render_background
+from edgecnn.workstation.data.procedural import render_background, write_png
 from edgecnn.workstation.data.staging import photograph, set_stage
 
 Colour: TypeAlias = tuple[float, float, float]
 
-_BACKDROPS = 40
+_BACKDROPS = 40  # rendering one takes as long as painting five look-alikes
 _STRESS_SEEDS = 2**32  # where they begin; recipes count theirs from 0
 
 
@@ -110,11 +114,16 @@ def lookalikes(
     """
     painters = {**_PAINTERS, **(_UNSEEN_IN_TRAINING if style is TESTING else {})}
     kinds = list(painters)
-    scenery = over or _backdrops(min(count, _BACKDROPS), seed, height_px, width_px)
+    backdrop = cache(_backdrop)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         kind = kinds[number % len(kinds)]
-        stage = set_stage(rng, scenery[int(rng.integers(len(scenery)))], height_px, width_px, nights=0.3)
+        scenery = (
+            over[int(rng.integers(len(over)))]
+            if over
+            else backdrop(seed, int(rng.integers(_BACKDROPS)), height_px, width_px)
+        )
+        stage = set_stage(rng, scenery, height_px, width_px, nights=0.3)
         canvas = stage.canvas.copy()
         painters[kind](rng, canvas, style)
         yield photograph(rng, stage.behind(canvas)), kind
@@ -142,11 +151,14 @@ def stress_set(
 
 
 def write_stress_set(folder: Path, count: int, seed: int) -> None:
-    """Write the stress set as ``test/no_fire/<kind>-NNNN.png``; it appears in one step, whole.
+    """Write look-alikes as ``test/no_fire/<kind>-NNNN.png``; the folder appears in one step, whole.
+
+    Fires and smoke stand beside them, a sixth as many of each: whoever never gives an alarm would pass
+    otherwise. They show rendered scenery that burns as in ``flames.pasted``, from other seeds.
 
     Args:
         folder: Where to; must be new or empty.
-        count: How many pictures.
+        count: How many look-alikes.
         seed: See ``stress_set``.
 
     Raises:
@@ -157,12 +169,13 @@ def write_stress_set(folder: Path, count: int, seed: int) -> None:
             raise DataError(f"'{folder}' holds something already.", fix="Name a new or empty folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".rendering-", dir=folder.parent) as temporary:
-            place = Path(temporary, "new", "test", "no_fire")
-            place.mkdir(parents=True)
+            draft = Path(temporary, "new")
             for number, (pixels, kind) in enumerate(stress_set(count, seed)):
-                _, code = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-                (place / f"{kind.replace(' ', '_')}-{number:04d}.png").write_bytes(code.tobytes())
-            os.replace(Path(temporary, "new"), folder)  # noqa: PTH105 - the step that makes it whole
+                write_png(draft / "test" / "no_fire" / f"{kind.replace(' ', '_')}-{number:04d}.png", pixels)
+            for label in ("fire", "smoke"):
+                for number, pixels in enumerate(_burning(label, max(1, count // 6), seed)):
+                    write_png(draft / "test" / label / f"{number:04d}.png", pixels)
+            os.replace(draft, folder)  # noqa: PTH105 - the step that makes it whole
     except OSError as error:
         raise DataError(
             f"Pictures cannot be written to '{folder}': {error.strerror}.",
@@ -170,9 +183,16 @@ def write_stress_set(folder: Path, count: int, seed: int) -> None:
         ) from error
 
 
-def _backdrops(count: int, seed: int, height: int, width: int) -> list[Pixels]:
-    drawn = (render_background(np.random.default_rng([seed, n, 1]), height, width)[0] for n in range(count))
-    return [np.asarray(np.clip(canvas, 0, 255), np.uint8) for canvas in drawn]
+def _burning(label: str, count: int, seed: int) -> Iterator[Pixels]:
+    """Give pictures that show fire, or smoke and no fire."""
+    scenery = [_backdrop(seed + _STRESS_SEEDS, number, 160, 160) for number in range(_BACKDROPS)]
+    endless = pasted(scenery, sys.maxsize, seed + _STRESS_SEEDS)
+    return islice((picture.pixels for picture in endless if picture.labels[0] == label), count)
+
+
+def _backdrop(seed: int, number: int, height: int, width: int) -> Pixels:
+    canvas, _ = render_background(np.random.default_rng([seed, number, 1]), height, width)
+    return np.asarray(np.clip(canvas, 0, 255), np.uint8)
 
 
 def _pick(rng: np.random.Generator, colours: Sequence[Colour], spread: float = 0.12) -> NDArray[np.float32]:

@@ -204,17 +204,21 @@ def _write_splits(folder: Path, per_class: int, seed: int, height_px: int, width
         for class_number, name in enumerate(CLASSES)
         for number in range(counts[split])
     ]
-    for place in {path.parent for path, _ in jobs}:
-        place.mkdir(parents=True)
 
     def write(job: tuple[Path, list[int]]) -> None:
         path, key = job
         has_flames = path.parent.name == CLASSES[0]
         pixels = render_scene(np.random.default_rng(key), has_flames, height_px, width_px)
-        _, code = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        path.write_bytes(code.tobytes())
+        write_png(path, pixels)
 
     in_threads(write, jobs)
+
+
+def write_png(path: Path, pixels: Pixels) -> None:
+    """Write pixels, red first; the folder need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, code = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    path.write_bytes(code.tobytes())
 
 
 # --- the scene -------------------------------------------------------------------------------------
