@@ -12,7 +12,7 @@ from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.prediction import Head, Prediction
 from edgecnn.core.zones import Aim, Window, aim, box_of, score_of
 from edgecnn.watch.config import Config
-from edgecnn.watch.selftest import DETAILS, SelfTest, forget_frame, judge
+from edgecnn.watch.selftest import DETAILS, LOOK_EVERY_S, SelfTest, forget_frame, judge
 
 
 def new_id(utc_s: float) -> str:
@@ -68,6 +68,7 @@ class Decider:
         self.rules = rules
         self._states: dict[str, AlarmState] = {}
         self._self_test = SelfTest()
+        self._is_suspect = False
         self._camera_ids: dict[str, str] = {}
 
     @property
@@ -88,27 +89,24 @@ class Decider:
     def decide(self, frame: Frame, prediction: Prediction, utc_s: float) -> list[Event]:
         """Take one frame into account.
 
-        A frame that cannot be trusted raises no alarm and ends none.
+        A frame that cannot be trusted raises no alarm and ends none: the picture is tested every
+        ``LOOK_EVERY_S``, and beyond that each frame by which anything of an alarm would be told.
 
         Returns:
             What is to be told, oldest first.
         """
         events = self.camera("lost", False, frame.captured_at_s, frame.index, utc_s)
-        if self.rules.self_tests:
-            self._self_test, verdict = judge(
-                self._self_test, frame.pixels_rgb, frame.captured_at_s, self.rules.frozen_after_s
-            )
-            for name in verdict.began + verdict.ended:
-                began = name in verdict.began
-                events += self.camera(name, began, frame.captured_at_s, frame.index, utc_s)
-            if verdict.suspicions:
-                return events
         window = Window.of(self.rules.input, *frame.pixels_rgb.shape[:2])
-        for one in self.rules.aims:
-            event = self._step(one, frame, prediction, window, utc_s)
-            if event is not None:
-                events.append(event)
-        return events
+        steps = [self._step(one, frame, prediction, window, utc_s) for one in self.rules.aims]
+        alarms = [event for _, event in steps if event is not None]
+        if self.rules.self_tests:
+            if alarms or self._is_due(frame):
+                events += self._test(frame, utc_s)
+            if self._is_suspect:
+                return events
+        for one, (state, _) in zip(self.rules.aims, steps, strict=True):
+            self._states[one.policy.label] = state
+        return events + alarms
 
     def camera(
         self, name: str, begins: bool, at_s: float, index: int, utc_s: float, detail: str = ""
@@ -152,24 +150,43 @@ class Decider:
         if not rules.self_tests:
             for name in [name for name in self._camera_ids if name != "lost"]:
                 events += self.camera(name, False, at_s, index, utc_s)
-            self._self_test = SelfTest()
+            self._self_test, self._is_suspect = SelfTest(), False
         return events
+
+    def _is_due(self, frame: Frame) -> bool:
+        known = self._self_test
+        return known.before is None or not 0 <= frame.captured_at_s - known.at_s < LOOK_EVERY_S
+
+    def _test(self, frame: Frame, utc_s: float) -> list[Event]:
+        """Look at the picture itself; what is found holds until the next look."""
+        self._self_test, verdict = judge(
+            self._self_test, frame.pixels_rgb, frame.captured_at_s, self.rules.frozen_after_s
+        )
+        self._is_suspect = bool(verdict.suspicions)
+        return [
+            event
+            for name in verdict.began + verdict.ended
+            for event in self.camera(name, name in verdict.began, frame.captured_at_s, frame.index, utc_s)
+        ]
 
     def _step(
         self, one: Aim, frame: Frame, prediction: Prediction, window: Window, utc_s: float
-    ) -> Event | None:
-        label = one.policy.label
+    ) -> tuple[AlarmState, Event | None]:
+        """Say what a frame would change, and change nothing."""
         state, event = step(
             one.policy,
-            self._states.get(label, AlarmState()),
+            self._states.get(one.policy.label, AlarmState()),
             score_of(one, prediction, window),
             frame.captured_at_s,
             frame.index,
-            new_id=new_id(utc_s),
             hour=_hour(utc_s) if one.policy.hours else None,
         )
-        self._states[label] = state
-        return event and replace(event, box=box_of(one, prediction, window), at_utc_s=utc_s)
+        if event is None:
+            return state, None
+        if event.kind == "started":
+            state = replace(state, incident_id=new_id(utc_s))
+            event = replace(event, incident_id=state.incident_id)
+        return state, replace(event, box=box_of(one, prediction, window), at_utc_s=utc_s)
 
 
 def _hour(utc_s: float) -> float:

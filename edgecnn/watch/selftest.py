@@ -20,6 +20,9 @@ DETAILS: Final = {
     "swapped": "Red and blue are exchanged against the last hour. Set the format of the source.",
 }
 
+LOOK_EVERY_S: Final = 0.1
+"""Faults are told after seconds; a fast camera need not be tested at each frame to see them."""
+
 _SIDE: Final = 96
 """A frame is judged by about so many rows of it; noise survives that, time does not matter."""
 

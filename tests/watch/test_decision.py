@@ -1,0 +1,73 @@
+"""What is told of a frame, and when the picture itself is looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgecnn.core.alarm import AlarmPolicy
+from edgecnn.core.frame import Frame, InputSpec, Pixels
+from edgecnn.core.prediction import Head, Prediction, StageTimes
+from edgecnn.core.zones import aim
+from edgecnn.watch import decision
+from edgecnn.watch.decision import Decider, Rules
+
+HEADS = (Head("fire", "sigmoid", ("no_fire", "fire")),)
+AT_ONCE = AlarmPolicy("fire", half_life_s=0, minimum_s=0, cooldown_s=0)
+RNG = np.random.default_rng(3)
+SCENE = RNG.integers(40, 200, (96, 128, 3), np.uint8)
+WHITE = np.full((96, 128, 3), 255, np.uint8)
+
+
+def told(decider: Decider, index: int, pixels_rgb: Pixels, score: float) -> list[str]:
+    """Show one of thirty frames a second; each differs from the one before as by noise."""
+    pixels_rgb = np.where(RNG.random(pixels_rgb.shape) < 0.01, pixels_rgb ^ 1, pixels_rgb)
+    frame = Frame(pixels_rgb, index / 30, index)
+    scores = {"fire": np.float32([1 - score, score])}
+    seen = Prediction(scores, index, frame.captured_at_s, StageTimes(0, 0, 0))
+    return [event.kind for event in decider.decide(frame, seen, 1e9 + index / 30)]
+
+
+@pytest.fixture
+def decider() -> Decider:
+    return Decider(Rules((aim(AT_ONCE, HEADS),), InputSpec(96, 128), self_tests=True, frozen_after_s=10))
+
+
+@pytest.mark.parametrize("index", range(1, 10))
+def test_a_single_flash_starts_no_alarm_whenever_it_comes(decider: Decider, index: int) -> None:
+    for before in range(index):
+        told(decider, before, SCENE, 0.1)
+
+    assert told(decider, index, WHITE, 1.0) == []
+    assert decider.alarms == ()
+
+
+@pytest.mark.parametrize("index", range(1, 10))
+def test_a_single_flash_ends_no_alarm_whenever_it_comes(decider: Decider, index: int) -> None:
+    for before in range(index):
+        told(decider, before, SCENE, 0.9)
+
+    assert told(decider, index, WHITE, 0.0) == []
+    assert decider.alarms == ("fire",)
+
+
+def test_fire_after_a_flash_starts_an_alarm_with_the_first_frame_that_can_be_trusted(
+    decider: Decider,
+) -> None:
+    kinds = [told(decider, index, WHITE if index < 5 else SCENE, 0.9) for index in range(7)]
+
+    assert kinds == [[], [], [], [], [], ["started"], []]
+
+
+def test_a_quiet_picture_is_looked_at_ten_times_a_second(
+    decider: Decider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    judge = decision.judge
+    monkeypatch.setattr(decision, "judge", lambda *args: (looks.append(args[2]), judge(*args))[1])
+
+    for index in range(60):
+        told(decider, index, SCENE, 0.1)
+
+    assert 15 <= len(looks) <= 20
+    assert max(np.diff(looks)) < 0.14
