@@ -28,8 +28,9 @@ _CASTS: tuple[tuple[float, float, float], ...] = ((1, 1, 1), (0.95, 0.98, 1.05),
 _SMALLEST_HEIGHT = 0.03  # of the picture: 5 px of 160, about a candle at 10 m
 _FLAME_FROM = 0.3  # opacity from which a pixel counts as flame
 _SMOKE_FROM = 0.25
-_MIN_PIXELS = {"fire": 4, "smoke": 60}  # a few pixels of smoke are a cloud to anybody
-_LEAST_CONTRAST = 10  # byte values
+# Of a square picture of 160 pixels 4 and 205: less smoke than that is a cloud to anybody.
+_LEAST_SHARE = {"fire": 1.5e-4, "smoke": 8e-3}
+_LEAST_CONTRAST = 13  # byte values
 _COPY_TRIES = 4
 
 
@@ -108,24 +109,29 @@ def cut_flames(pixels: Pixels, box_xywh: tuple[float, float, float, float]) -> C
 
 def _feather(height: int, width: int) -> Mask:
     """Fall off towards the sides and the top of a patch; flames may stand on its lower edge."""
-    edge_x, edge_y = max(1.0, width * 0.08), max(1.0, height * 0.08)
     columns = np.minimum(np.arange(width), np.arange(width)[::-1]) + 0.5
-    rows = np.minimum(np.arange(height), 3 * np.arange(height)[::-1]) + 0.5
-    return f32(np.clip(rows / edge_y, 0, 1)[:, None] * np.clip(columns / edge_x, 0, 1)[None])
+    rows = np.minimum(np.arange(height), 2 * np.arange(height)[::-1]) + 0.5
+    near = np.clip(rows / (0.25 * height), 0, 1)[:, None] * np.clip(columns / (0.25 * width), 0, 1)[None]
+    return f32(near**2 * (3 - 2 * near))
 
 
 def _set_fire(rng: np.random.Generator, scenery: Pixels, real_flames: Sequence[Cutout]) -> Pasted:
-    stage = set_stage(rng, scenery, scenery.shape[0], scenery.shape[1], nights=0.5)
     kind = rng.random()
     has_fire, has_smoke = kind < 0.8, kind > 0.3
+    # Nobody sees smoke at night that no fire lights.
+    nights = 0.5 if has_fire else 0.1
+    stage = set_stage(rng, scenery, scenery.shape[0], scenery.shape[1], nights)
     canvas = stage.canvas.copy()
     height, width = canvas.shape[:2]
     flame, smoke = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     hue, power = rng.choice(_HUES), float(np.exp(rng.uniform(np.log(3), np.log(25))))
     size = _draw_size(rng)
-    x, y = float(rng.uniform(0.08, 0.92)), float(rng.uniform(0.4, 1.0))
+    # A near fire, which is large, has its foot low in the picture.
+    x, y = float(rng.uniform(0.08, 0.92)), float(rng.uniform(max(0.4, min(0.95, 0.25 + 0.8 * size)), 1.1))
     if has_smoke:
-        thick, shade = _plume(rng, x * width, y * height, max(size, 0.05) * height, height, width)
+        thick, shade = _plume(
+            rng, x * width, y * height, float(np.clip(size, 0.05, 0.5)) * height, height, width
+        )
         smoke = _lay_smoke(rng, canvas, stage, thick, shade, hue if has_fire else None, y * height)
     if has_fire:
         for place, share in _spread(rng, x, size):
@@ -146,7 +152,7 @@ def _set_fire(rng: np.random.Generator, scenery: Pixels, real_flames: Sequence[C
 
 
 def _labels(masks: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
-    return tuple(name for name, mask in masks.items() if mask.sum() >= _MIN_PIXELS[name])
+    return tuple(name for name, mask in masks.items() if mask.mean() >= _LEAST_SHARE[name])
 
 
 def _draw_size(rng: np.random.Generator) -> float:
@@ -275,7 +281,9 @@ def _plume(
     middle = x + scale * lean * up ** float(rng.uniform(0.9, 1.4))
     half = scale * (float(rng.uniform(0.25, 0.6)) + float(rng.uniform(0.1, 0.5)) * up)
     body = np.clip((1.1 - np.abs(columns - middle) / half + (billows - 0.5) * 3.2) * 1.6, 0, 1)
-    fade = np.clip(1 - up / float(rng.uniform(2.5, 14)), 0, 1) ** 0.7 * np.clip((y - rows) / 4, 0, 1)
+    fade = np.clip(1 - up / float(rng.uniform(2.5, 14)), 0, 1) ** 0.7
+    # Smoke begins at an uneven height, not along a line.
+    fade *= np.clip((y - rows + (billows - 0.6) * scale * 0.8) / (2 + 0.3 * scale), 0, 1)
     light_from_above = cv2.GaussianBlur(billows, (0, 0), 1.2) - cv2.GaussianBlur(
         np.roll(billows, 4, axis=0), (0, 0), 1.5
     )
@@ -292,7 +300,7 @@ def _lay_smoke(
     foot: float,
 ) -> Mask:
     """Paint smoke, lit from below where there is fire; return its opacity where it is to be seen."""
-    before, opacity = canvas.copy(), f32(thick * float(rng.uniform(0.45, 1.0)))
+    before, opacity = canvas.copy(), f32(thick * float(rng.uniform(0.45 if hue is not None else 0.65, 1)))
     grey = float(rng.choice([35.0, 85.0, 150.0, 205.0])) * (0.15 + 0.85 * stage.ambient)
     cast = rng.choice(f32(_CASTS))
     colour = grey * shade[..., None] * cast
