@@ -132,3 +132,26 @@ def decode(codes: NDArray[Any], spec: TensorSpec, head: Head) -> Scores:
     if head.is_binary:
         return np.concatenate([np.float32(1) - real, real], axis=-1)
     return real
+
+
+def tempered(scores: NDArray[Any], temperature: float, head: Head) -> Scores:
+    """Divide the logits that gave a head's scores by a temperature.
+
+    For whoever takes a score for a probability. The order of the scores stays, and so does every decision
+    that a threshold makes: those of the manifest belong to the scores as the file gives them.
+
+    Args:
+        scores: Of any shape; a softmax's labels on the last axis.
+        temperature: The manifest's; above 1 makes the scores less sure of themselves.
+        head: Softmax or sigmoid.
+
+    Example:
+        >>> tempered(np.float32([[0.9, 0.1]]), 2.0, Head("x", "softmax", ("a", "b", "c"))).round(2).tolist()
+        [[0.75, 0.25]]
+    """
+    # Half a code of int8: a score of 0 lies somewhere below it.
+    kept = np.clip(np.asarray(scores, np.float64), 1 / 512, 1 - 1 / 512)
+    if head.kind == "softmax":
+        powered = kept ** (1 / temperature)
+        return np.asarray(powered / powered.sum(axis=-1, keepdims=True), np.float32)
+    return np.asarray(1 / (1 + (1 / kept - 1) ** (1 / temperature)), np.float32)

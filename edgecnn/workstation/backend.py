@@ -38,3 +38,10 @@ def tfmot() -> Any:
     with quietly():
         import tensorflow_model_optimization
     return tensorflow_model_optimization
+
+
+def quantizer() -> Any:
+    """Give the step of the converter that makes an int8 file of a calibrated float flatbuffer."""
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return mlir_quantize

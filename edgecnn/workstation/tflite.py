@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from edgecnn.bundle import flatbuffer
 from edgecnn.bundle.layers import activation_of
 from edgecnn.bundle.manifest import Precision
+from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.runtime.interpreter import Interpreter, open_interpreter
 from edgecnn.runtime.quiet import quietly
@@ -37,12 +40,62 @@ def to_flatbuffer(subject: Subject, precision: Precision, representative: NDArra
     Raises:
         ModelError: If the converter refuses.
     """
-    flat = _converted(subject, precision, representative, _as_it_is)
+    return _with_scores(subject, precision, representative, calibrate_only=False)
+
+
+def to_network(subject: Subject, representative: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.float32]]:
+    """Stop half way to int8: before the rounding.
+
+    Args:
+        subject: What to convert.
+        representative: Calibration pictures, shape (count, height, width, channels).
+
+    Returns:
+        A float flatbuffer with the least and greatest value of every activation, and the pictures as it
+        eats them.
+
+    Raises:
+        ModelError: If the converter refuses.
+    """
+    flat = _with_scores(subject, "int8", representative, calibrate_only=True)
+    mean, std = _mean_std_outside(subject)
+    return flat, np.concatenate([row for (row,) in _normalised(representative, mean, std)])
+
+
+def _with_scores(
+    subject: Subject, precision: Precision, representative: NDArray[np.uint8] | None, calibrate_only: bool
+) -> bytes:
+    flat = _converted(subject, precision, representative, _as_it_is, calibrate_only)
     if subject.card is None and not _ends_in_scores(flat):
         # Somebody else's model left the softmax or sigmoid to its loss function.
         last = tf.nn.softmax if subject.heads[0].kind == "softmax" else tf.nn.sigmoid
-        flat = _converted(subject, precision, representative, last)
+        flat = _converted(subject, precision, representative, last, calibrate_only)
     return flat
+
+
+def heads_in(flat: bytes, heads: Sequence[Head]) -> tuple[Head, ...]:
+    """Say which output of a file belongs to each head.
+
+    The converter puts outputs in an order of its own, and ends their names in their number:
+    ``StatefulPartitionedCall:1``, ``Identity_1``; the first may end in none.
+
+    Args:
+        flat: What ``to_flatbuffer`` made.
+        heads: In the order of the network's outputs.
+
+    Raises:
+        ModelError: If the outputs cannot be told apart.
+    """
+    if len(heads) == 1:
+        return tuple(replace(head, output_index=0) for head in heads)
+    names = [tensor.name for tensor in flatbuffer.parse(flat).outputs]
+    numbers = [int(found[1]) if (found := re.search(r"[:_](\d+)$", name)) else 0 for name in names]
+    if sorted(numbers) != list(range(len(heads))):
+        raise ModelError(
+            f"The converter gave the outputs {', '.join(names)}; the network has {len(heads)} heads.",
+            fix="Install the TensorFlow that edgecnn pins.",
+        )
+    return tuple(replace(head, output_index=numbers.index(place)) for place, head in enumerate(heads))
 
 
 def float_operators(flat: bytes) -> tuple[str, ...]:
@@ -73,8 +126,9 @@ def _converted(
     precision: Precision,
     representative: NDArray[np.uint8] | None,
     last: Callable[[Any], Any],
+    calibrate_only: bool,
 ) -> bytes:
-    bytes_are_codes = precision == "int8" and subject.mean_std is not None and _is_exact(subject.mean_std)
+    bytes_are_codes = precision == "int8" and _bytes_are_codes(subject)
     network = _network(subject, last, eats_bytes=not bytes_are_codes)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([network], _trackable(subject.model))
     if precision == "float16":
@@ -83,14 +137,16 @@ def _converted(
     elif precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if not is_aware(subject.model):
-            mean, std = subject.mean_std if bytes_are_codes and subject.mean_std else (0.0, 1.0)
+            mean, std = _mean_std_outside(subject) if bytes_are_codes else (0.0, 1.0)
             converter.representative_dataset = lambda: _normalised(representative, mean, std)
             converter.target_spec.supported_ops = _operations(precision)
         if precision == "int8":
             converter.inference_input_type = tf.uint8
             converter.inference_output_type = tf.uint8
+    # No public switch stops here; TensorFlow's own debugger of quantization uses this one.
+    converter._experimental_calibrate_only = calibrate_only
     flat = _run(converter, subject.name)
-    if bytes_are_codes and subject.mean_std:
+    if bytes_are_codes and subject.mean_std and not calibrate_only:
         _expect_raw_bytes(open_interpreter(flat, threads=1), subject.mean_std)
     return flat
 
@@ -104,6 +160,15 @@ def _operations(precision: Precision) -> list[Any]:
         else sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     )
     return [integer, sets.TFLITE_BUILTINS]
+
+
+def _bytes_are_codes(subject: Subject) -> bool:
+    return subject.mean_std is not None and _is_exact(subject.mean_std)
+
+
+def _mean_std_outside(subject: Subject) -> tuple[float, float]:
+    """Give the normalisation that an int8 file needs no operation for; (0, 1) where it keeps its own."""
+    return subject.mean_std if subject.mean_std and _is_exact(subject.mean_std) else (0.0, 1.0)
 
 
 def _is_exact(mean_std: tuple[float, float]) -> bool:
