@@ -73,7 +73,7 @@ def outlier_channels() -> Planted:
 @functools.cache
 def dead_concat() -> Planted:
     """Make one branch of a concatenation 400 times as small as the other; the next layer makes up for it."""
-    return _planted(_branches(), "joined", _tiny_branch)
+    return _planted(_branches(), "tiny", _tiny_branch)
 
 
 @functools.cache

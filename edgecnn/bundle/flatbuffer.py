@@ -463,18 +463,23 @@ def with_metadata(model: bytes, metadata: Mapping[str, bytes]) -> bytes:
     """
     parse(model)
     root = Buffer(model).root()
-    if any(table.scalar(1, "u64") > 1 for table in root.tables(4)):
-        raise BundleError(
-            "This model keeps its weights behind the flatbuffer, as models above 2 GB do.",
-            fix="Use a smaller model: edgecnn is for those that fit a small device.",
-        )
+    refuse_outside_values(root)
     # The prefix is laid out twice: its own length decides where the old bytes begin.
     length = len(_prefix(root, metadata, 0))
     return _prefix(root, metadata, length) + model
 
 
+def refuse_outside_values(root: Table) -> None:
+    """Refuse a model that cannot move within its file, because some values lie at fixed places of it."""
+    if any(table.scalar(1, "u64") > 1 for table in root.tables(4)):
+        raise BundleError(
+            "This model keeps its weights behind the flatbuffer, as models above 2 GB do.",
+            fix="Use a smaller model: edgecnn is for those that fit a small device.",
+        )
+
+
 def _prefix(root: Table, metadata: Mapping[str, bytes], length: int) -> bytes:
-    out = _Prefix(length)
+    out = Prefix(length)
     slots = [0, *(root.where(slot) for slot in range(1, 10))]
     vtable = out.append(struct.pack("<12H", 24, 44, *range(4, 44, 4)))
     table = out.append(struct.pack("<iI", 0, root.scalar(0, "u32")) + bytes(36), 4)
@@ -499,7 +504,7 @@ def _prefix(root: Table, metadata: Mapping[str, bytes], length: int) -> bytes:
     return out.finish()
 
 
-def _entry(out: _Prefix, pointer: int, data: bytes) -> None:
+def _entry(out: Prefix, pointer: int, data: bytes) -> None:
     """Write a ``Buffer`` table with its data, and point at it."""
     vtable = out.append(struct.pack("<3H", 6, 8, 4))
     table = out.append(struct.pack("<iI", 0, 0), 4)
@@ -510,7 +515,7 @@ def _entry(out: _Prefix, pointer: int, data: bytes) -> None:
     out.point(table + 4, out.append(struct.pack("<I", len(data)) + data, 4))
 
 
-def _named(out: _Prefix, pointer: int, name: str, buffer: int) -> None:
+def _named(out: Prefix, pointer: int, name: str, buffer: int) -> None:
     """Write a ``Metadata`` table with its name, and point at it."""
     vtable = out.append(struct.pack("<4H", 8, 12, 4, 8))
     table = out.append(struct.pack("<iII", 0, 0, buffer), 4)
@@ -520,14 +525,15 @@ def _named(out: _Prefix, pointer: int, name: str, buffer: int) -> None:
     out.point(table + 4, out.append(struct.pack("<I", len(text)) + text + b"\0", 4))
 
 
-class _Prefix:
+class Prefix:
     """Bytes under construction, in the order in which they will lie; offsets only point forward."""
 
     def __init__(self, length: int) -> None:
-        self._length = length
+        self.length = length
         self._bytes = bytearray(struct.pack("<I4s", 0, b"TFL3"))
 
     def append(self, data: bytes, alignment: int = 2) -> int:
+        """Write bytes at the next multiple of ``alignment``; give where they begin."""
         self.pad(alignment)
         position = len(self._bytes)
         self._bytes += data
@@ -538,13 +544,16 @@ class _Prefix:
         self._bytes += bytes(-(len(self._bytes) + ahead) % alignment)
 
     def put(self, position: int, value: int) -> None:
+        """Write a number over what is there."""
         struct.pack_into("<I", self._bytes, position, value)
 
     def point(self, position: int, target: int) -> None:
+        """Write an offset that leads to ``target``."""
         # While the length is still unknown, targets in the old bytes seem to lie behind.
         self.put(position, max(0, target - position))
 
     def leave_out(self, vtable: int, slot: int) -> None:
+        """Say in a table's list of fields that it has not this one."""
         struct.pack_into("<H", self._bytes, vtable + 4 + 2 * slot, 0)
 
     def vector(self, targets: list[int], further: int) -> int:
@@ -557,6 +566,7 @@ class _Prefix:
         return start
 
     def finish(self) -> bytes:
+        """Give all bytes, padded so that what follows stays aligned."""
         # 64: XNNPACK and the Edge TPU like their weights at the boundary of a cache line.
         self.pad(64)
         return bytes(self._bytes)

@@ -110,6 +110,21 @@ class TflitePredictor:
         """
         return self._decode(self.interpreter.invoke_bytes(codes, self._write))
 
+    def fed(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
+        """Give what the interpreter reads for one picture that was resized already.
+
+        Args:
+            codes: Shape (height_px, width_px, channels), uint8.
+
+        Returns:
+            Shape (1, height_px, width_px, channels), in the input's own type.
+        """
+        if self._write is None:
+            return codes[None]
+        memory = np.empty(codes.shape, self.interpreter.inputs[0].dtype)
+        self._write(memory, codes)
+        return memory[None]
+
     def _decode(self, outputs: tuple[NDArray[Any], ...]) -> dict[str, Scores]:
         return {name: decode_codes(outputs[index]) for name, index, decode_codes in self._decoders}
 
