@@ -148,6 +148,8 @@ def _set_fire(rng: np.random.Generator, scenery: Pixels, real_flames: Sequence[C
     labels = _labels(masks)
     if not labels:
         return _set_fire(rng, scenery, real_flames)
+    # Specks that earn no label are no place either.
+    masks = {name: mask & (name in labels) for name, mask in masks.items()}
     return Pasted(photograph(rng, canvas), labels, masks)
 
 
