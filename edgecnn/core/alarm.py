@@ -154,7 +154,7 @@ class Event:
         kind: ``started``, ``updated`` or ``ended`` of an alarm; ``camera`` for a picture that cannot be
             trusted.
         label: What was seen; of a ``camera`` event the fault: ``frozen``, ``covered``, ``dark``,
-            ``over-exposed``, ``swapped`` or ``lost``.
+            ``over-exposed``, ``swapped``, ``lost``, or ``degraded`` where the CPU looks for an accelerator.
         at_s: When, on the clock of the frames.
         score: The smoothed score at that moment; of a ``camera`` event 1 when the fault begins and 0
             when it is over.

@@ -143,7 +143,9 @@ class Interpreter:
         except (RuntimeError, ValueError) as error:
             raise RuntimeFault(
                 f"{self.runtime} failed to run the model: {_brief(error)}.",
-                fix="Convert the model again; 'edgecnn inspect' lists its operators.",
+                fix="Look at the accelerator: its cable, its port, its power."
+                if self.delegate
+                else "Convert the model again; 'edgecnn inspect' lists its operators.",
             ) from error
         get = self._implementation.get_tensor
         return tuple([get(index) for index in self._output_indices])

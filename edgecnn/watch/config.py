@@ -51,12 +51,15 @@ class ModelConfig:
         delegate: ``edgetpu``, or the path of a delegate's library; empty for the CPU.
         trusted_keys: A public key, or a folder of them, of which one must have signed the file; None
             takes every file.
+        fallback: The same model for the CPU, which looks while the delegate cannot; left out, a delegate
+            that is missing refuses the start, and one that fails stops the watching.
     """
 
     path: Path
     threads: int = 0
     delegate: str = ""
     trusted_keys: Path | None = None
+    fallback: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +333,10 @@ def _resolved(config: Config, folder: Path) -> Config:
     return replace(
         config,
         model=replace(
-            config.model, path=at(config.model.path), trusted_keys=maybe(config.model.trusted_keys)
+            config.model,
+            path=at(config.model.path),
+            trusted_keys=maybe(config.model.trusted_keys),
+            fallback=maybe(config.model.fallback),
         ),
         source=replace(config.source, password_file=maybe(config.source.password_file)),
         journal=replace(config.journal, folder=at(config.journal.folder)),
@@ -352,6 +358,11 @@ def _refuse_impossible_values(config: Config) -> None:
         raise RecipeError(
             f"There are two [[alarm]] for '{twice[0]}'." if twice else "There is no [[alarm]].",
             fix="Write one [[alarm]] for each label that is watched; [[alarm.hours]] changes it by hour.",
+        )
+    if config.model.fallback and not config.model.delegate:
+        raise RecipeError(
+            "'model.fallback' looks while the delegate cannot, and there is no 'model.delegate'.",
+            fix='Set model.delegate = "edgetpu", or leave model.fallback out.',
         )
     if not config.web.is_local and not (config.web.token_env or config.web.token_file):
         raise RecipeError(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from secrets import token_hex
+from typing import Final
 
 from edgecnn.core.alarm import AlarmState, Event, step
 from edgecnn.core.frame import Frame, InputSpec
@@ -13,6 +14,9 @@ from edgecnn.core.prediction import Head, Prediction
 from edgecnn.core.zones import Aim, Window, aim, box_of, score_of
 from edgecnn.watch.config import Config
 from edgecnn.watch.selftest import DETAILS, LOOK_EVERY_S, SelfTest, forget_frame, judge
+
+_NOT_OF_THE_PICTURE: Final = ("lost", "degraded")
+"""What is told of a camera and was not found by looking at its picture."""
 
 
 def new_id(utc_s: float) -> str:
@@ -148,7 +152,7 @@ class Decider:
         self.rules = rules
         self._states = {label: state for label, state in self._states.items() if label in kept}
         if not rules.self_tests:
-            for name in [name for name in self._camera_ids if name != "lost"]:
+            for name in [name for name in self._camera_ids if name not in _NOT_OF_THE_PICTURE]:
                 events += self.camera(name, False, at_s, index, utc_s)
             self._self_test, self._is_suspect = SelfTest(), False
         return events

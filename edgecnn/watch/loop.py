@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,9 +16,10 @@ from edgecnn.core.alarm import Event
 from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.ports import Clock, Predictor, Sink
 from edgecnn.core.prediction import Head, Prediction
-from edgecnn.errors import BundleError, EdgecnnError, SignatureError
+from edgecnn.errors import BundleError, EdgecnnError, RuntimeFault, SignatureError
 from edgecnn.runtime.host import is_throttled, temperature_celsius
-from edgecnn.runtime.predictor import load, verify_golden
+from edgecnn.runtime.predictor import TflitePredictor, load, verify_golden
+from edgecnn.runtime.standby import Standby
 from edgecnn.watch.capture import Capture
 from edgecnn.watch.config import Config, ModelConfig
 from edgecnn.watch.decision import Decider, Rules
@@ -214,7 +215,8 @@ class Watch:
         self._faults.pop("model", None)
         now_s, utc_s = self._clock.now_s(), self._clock.utc_s()
         age_s = now_s - frame.captured_at_s if self._capture.source.is_realtime else 0.0
-        events = self._decider.decide(frame, prediction, utc_s - age_s)
+        events = self._judge_model(frame, utc_s - age_s)
+        events += self._decider.decide(frame, prediction, utc_s - age_s)
         self._last_frame_s = now_s
         self._counts.frames += 1
         self._counts.times_s.append(now_s)
@@ -226,6 +228,14 @@ class Watch:
         for outlet in self._outlets:
             outlet.on_prediction(frame, prediction)
         self._tell(events)
+
+    def _judge_model(self, frame: Frame, utc_s: float) -> list[Event]:
+        """Say once that the CPU looks for an accelerator, and once that it need not any more."""
+        fault: str = getattr(self._model, "fault", "")
+        if fault:
+            self._note("camera degraded", fault)
+        at_s, index = frame.captured_at_s, frame.index
+        return self._decider.camera("degraded", bool(fault), at_s, index, utc_s, fault)
 
     def _tell(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -299,21 +309,40 @@ class Watch:
 
 
 def load_model(config: ModelConfig) -> Model:
-    """Read, verify and try a model before it is trusted.
+    """Read, verify and try a model before it is trusted, and the one that looks when its delegate fails.
 
     Raises:
-        BundleError: If the file is damaged, or gives other results here than where it was made.
-        RuntimeFault: If the interpreter or the delegate fails.
-        SignatureError: If keys are trusted, and none of them has signed the file.
+        BundleError: If a file is damaged, or gives other results here than where it was made.
+        RecipeError: If the two give different answers.
+        RuntimeFault: If the interpreter fails; or the delegate, and there is no other model.
+        SignatureError: If keys are trusted, and none of them has signed a file.
     """
+    if config.fallback is None:
+        return _load(config)
+    return Standby(lambda: _load(config), _load(replace(config, path=config.fallback, delegate="")))
+
+
+def _load(config: ModelConfig) -> TflitePredictor:
     trusted = read_trusted(config.trusted_keys) if config.trusted_keys else ()
     signer = verify(config.path, trusted) if trusted else None
     model = load(config.path, None, config.threads or None, config.delegate or None)
     if signer is not None and signer.sha256 != model.sha256:
         raise SignatureError(f"'{config.path}' changed while it was read.", fix="Try again.")
-    if not config.delegate:  # a delegate rounds in its own way
+    if not config.delegate:
         verify_golden(model)
+    elif model.manifest and model.manifest.golden_tolerance_codes:  # else it may round in its own way
+        _verify_delegate(model)
     return model
+
+
+def _verify_delegate(model: TflitePredictor) -> None:
+    """Replay the recorded pictures; the file is whole, so that what differs is the delegate's."""
+    try:
+        verify_golden(model)
+    except BundleError as error:
+        raise RuntimeFault(
+            error.message, fix="Try another port and cable, or another accelerator."
+        ) from error
 
 
 def _digest(path: Path) -> str:
