@@ -134,7 +134,7 @@ def test_a_heatmap_gives_a_score_per_cell_and_label() -> None:
     smoke = Head("where", "heatmap", ("fire", "smoke"))
     model = build(ModelSpec("mobilenet_v2", width=0.1), InputSpec(64, 96), (smoke,))
     scores = model(bytes_of(1, 64, 96, 3)).numpy()
-    assert scores.shape == (1, 2, 3, 2)
+    assert scores.shape == (1, 4, 6, 2)
     assert (np.abs(scores - 0.5) < 0.5).all()
 
 
