@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import tiny_models
 
 from edgecnn.bundle.file import Bundle
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head
+
+CELL = 8
+HEAT_INPUT = InputSpec(96, 128)
 
 
 def write_model(path: Path) -> Bundle:
     """Write an int8 model of which the score rises with red minus blue."""
-    from edgecnn.workstation.backend import keras, tf
+    from edgecnn.workstation.backend import keras
 
     layers = keras.layers
     side = tiny_models.SIDE
@@ -30,9 +36,37 @@ def write_model(path: Path) -> Bundle:
     network.layers[1].set_weights([np.broadcast_to(np.float32([1, 0, -1])[:, None], (4, 4, 3, 1)) / 16])
     network.layers[3].set_weights([np.float32([[8.0]]), np.float32([-5.0])])
 
+    model = _converted(network, side, side)
+    return tiny_models.write(path, model, labels=("no_fire", "fire"), kind="sigmoid", name="orange")
+
+
+def write_heat_model(path: Path) -> Bundle:
+    """Write an int8 model that says of each cell of 8 x 8 pixels how far red is above blue there."""
+    from edgecnn.workstation.backend import keras
+
+    layers = keras.layers
+    network = keras.Sequential(
+        [
+            layers.Input((HEAT_INPUT.height_px, HEAT_INPUT.width_px, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(1, CELL, strides=CELL, use_bias=False),
+            layers.Conv2D(1, 1, activation="sigmoid"),
+        ]
+    )
+    kernel = np.broadcast_to(np.float32([1, 0, -1])[:, None], (CELL, CELL, 3, 1)) / CELL**2
+    network.layers[1].set_weights([kernel])
+    network.layers[2].set_weights([np.full((1, 1, 1, 1), 24, np.float32), np.float32([-10.0])])
+    model = _converted(network, HEAT_INPUT.height_px, HEAT_INPUT.width_px)
+    head = Head("where", "heatmap", ("fire",))
+    return tiny_models.write(path, model, heads=(head,), input=HEAT_INPUT, name="heat")
+
+
+def _converted(network: Any, height_px: int, width_px: int) -> bytes:
+    from edgecnn.workstation.backend import tf
+
     def pictures():  # type: ignore[no-untyped-def]
         for red in np.linspace(0, 255, 16):
-            yield [np.broadcast_to(np.float32([red, 128, 255 - red]), (1, side, side, 3)).copy()]
+            yield [np.broadcast_to(np.float32([red, 128, 255 - red]), (1, height_px, width_px, 3)).copy()]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -41,8 +75,7 @@ def write_model(path: Path) -> Bundle:
         converter.representative_dataset = pictures
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
-        model = bytes(converter.convert())
-    return tiny_models.write(path, model, labels=("no_fire", "fire"), kind="sigmoid", name="orange")
+        return bytes(converter.convert())
 
 
 def write_clip(path: Path, calm_s: float = 1.0, fire_s: float = 4.0, frames_per_second: float = 15.0) -> Path:

@@ -59,9 +59,9 @@ def _calibration() -> Any:
         yield [pictures(1).astype(np.float32)]
 
 
-def pictures(count: int) -> np.ndarray:
-    """Noise, from 0 to 255, shape (count, SIDE, SIDE, 3)."""
-    noise = np.random.default_rng(3).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+def pictures(count: int, height_px: int = SIDE, width_px: int = SIDE) -> np.ndarray:
+    """Noise, from 0 to 255, shape (count, height_px, width_px, 3)."""
+    noise = np.random.default_rng(3).integers(0, 256, (count, height_px, width_px, 3), np.uint8)
     noise[:, 0, 0, 0], noise[:, 0, 0, 1] = 0, 255
     return noise
 
@@ -83,7 +83,7 @@ def manifest(labels: tuple[str, ...] = LABELS, kind: Any = "softmax", **changes:
 def golden(model: bytes, count: int = 2) -> file.Golden:
     """Record what a model gives for noise."""
     interpreter = open_interpreter(model, threads=1)
-    inputs = pictures(count)
+    inputs = pictures(count, *interpreter.inputs[0].shape[1:3])
     dtype = interpreter.inputs[0].dtype
     rows = [interpreter.invoke(picture[None].astype(dtype)) for picture in inputs]
     return file.Golden(inputs, tuple(np.concatenate(column) for column in zip(*rows, strict=True)))

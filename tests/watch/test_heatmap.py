@@ -1,0 +1,173 @@
+"""A real model with a heatmap: rendered flames against zones, and on the page."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import orange
+import pytest
+from stage import StagedIncidents
+
+from edgecnn.core.alarm import AlarmPolicy, Event, Zone
+from edgecnn.core.frame import Frame
+from edgecnn.core.prediction import Prediction
+from edgecnn.runtime.predictor import TflitePredictor, load
+from edgecnn.watch.config import Config, ModelConfig, SourceConfig, WebConfig
+from edgecnn.watch.history import History
+from edgecnn.watch.loop import Watch
+from edgecnn.watch.mute import Mute
+from edgecnn.watch.web import WebServer, serve
+from edgecnn.workstation.data.procedural import render_clip
+
+IGNITES_S = 1.0
+HEARTH: Zone = ((0.45, 0.4), (0.75, 0.4), (0.75, 0.95), (0.45, 0.95))
+"""Where the flames of this clip stand."""
+DOOR: Zone = ((0.0, 0.4), (0.35, 0.4), (0.35, 0.95), (0.0, 0.95))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TflitePredictor:
+    path = tmp_path_factory.mktemp("heat") / "heat.tflite"
+    orange.write_heat_model(path)
+    return load(path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def clip() -> list[Frame]:
+    return list(render_clip(8, 5.0, 10.0, IGNITES_S, 240, 320))
+
+
+@dataclass
+class ClipSource:
+    frames: list[Frame]
+    is_live: bool = False
+    is_realtime: bool = False
+    name: str = "rendered"
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self.frames)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class StillSource:
+    """Shows one picture again and again, as a camera does in real time."""
+
+    frame: Frame
+    is_live: bool = True
+    is_realtime: bool = True
+    name: str = "still"
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in itertools.count():
+            if self.closed.wait(0.1):
+                return
+            yield replace(self.frame, captured_at_s=time.monotonic(), index=index)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Listener:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def on_prediction(self, frame: Frame, prediction: Prediction) -> None:
+        pass
+
+    def on_event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        pass
+
+
+def watched(model: TflitePredictor, clip: list[Frame], **zones: tuple[Zone, ...]) -> list[Event]:
+    policy = AlarmPolicy("fire", **zones)
+    config = Config("yard", ModelConfig(model.path), SourceConfig("rendered", self_test=True), (policy,))
+    listener = Listener()
+    Watch(config, model, ClipSource(clip), [listener]).run(threading.Event())
+    return listener.events
+
+
+def test_flames_raise_an_alarm_that_says_where_they_are(model: TflitePredictor, clip: list[Frame]) -> None:
+    events = watched(model, clip)
+
+    assert [event.kind for event in events] == ["started"]
+    assert IGNITES_S < events[0].at_s < IGNITES_S + 3
+    left, top, right, bottom = events[0].box or (0, 0, 0, 0)
+    assert HEARTH[0][0] <= left < right <= HEARTH[2][0]
+    assert HEARTH[0][1] <= top < bottom <= HEARTH[2][1]
+
+
+def test_flames_in_the_excluded_hearth_raise_none(model: TflitePredictor, clip: list[Frame]) -> None:
+    assert watched(model, clip, exclude=(HEARTH,)) == []
+
+
+def test_flames_beside_the_excluded_door_do(model: TflitePredictor, clip: list[Frame]) -> None:
+    assert [event.kind for event in watched(model, clip, exclude=(DOOR,))] == ["started"]
+
+
+@pytest.mark.parametrize(("zone", "kinds"), [(HEARTH, ["started"]), (DOOR, [])])
+def test_only_the_included_zone_is_watched(
+    model: TflitePredictor, clip: list[Frame], zone: Zone, kinds: list[str]
+) -> None:
+    assert [event.kind for event in watched(model, clip, include=(zone,))] == kinds
+
+
+@contextmanager
+def page_of(model: TflitePredictor, frame: Frame) -> Iterator[WebServer]:
+    """Serve the page of a watch that looks at one picture."""
+    source = SourceConfig("still", self_test=False)
+    config = Config("yard", ModelConfig(model.path), source, (AlarmPolicy("fire"),))
+    history, stop = History(), threading.Event()
+    watch = Watch(config, model, StillSource(frame), [history])
+    thread = threading.Thread(target=watch.run, args=(stop,))
+    thread.start()
+    server = serve(WebConfig(port=0), "", watch, history, StagedIncidents(), Mute())
+    try:
+        yield server
+    finally:
+        server.close()
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.xdist_group("chromium")
+def test_the_page_draws_the_heat_where_the_flames_are(
+    model: TflitePredictor, clip: list[Frame], tmp_path: Path
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
+    if not (chromium := Path("/usr/bin/chromium")).exists():
+        pytest.skip("needs a browser: apt-get install chromium")
+    plain = clip[-1].pixels_rgb.astype(np.int16)
+
+    with page_of(model, clip[-1]) as server, playwright.sync_playwright() as driver:
+        arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
+        browser = driver.chromium.launch(executable_path=str(chromium), args=arguments)
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        page.goto(server.url)
+        page.wait_for_selector("#veil", state="hidden")
+        page.locator("#picture").screenshot(path=tmp_path / "picture.png")
+        browser.close()
+
+    shown = cv2.imread(str(tmp_path / "picture.png"))[..., ::-1]
+    shown = cv2.resize(np.ascontiguousarray(shown), (320, 240), interpolation=cv2.INTER_AREA)
+    changed = np.abs(shown.astype(np.int16) - plain).max(axis=2) > 60
+    rows, columns = np.nonzero(changed)
+    assert changed.mean() > 0.005
+    assert HEARTH[0][0] < np.median(columns) / 320 < HEARTH[2][0]
+    assert HEARTH[0][1] < np.median(rows) / 240 < HEARTH[2][1]
