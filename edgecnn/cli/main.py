@@ -13,7 +13,7 @@ from edgecnn.errors import EdgecnnError
 
 COMMANDS = {
     "demo": ("workstation", "Run the whole chain on pictures that edgecnn renders itself."),
-    "data": ("data", "List, fetch and check data sets."),
+    "data": ("data", "List, fetch, check and render data sets."),
     "train": ("workstation", "Train the network of a recipe on pictures."),
     "prune": ("workstation", "Take the least useful weights or channels out, and fine-tune the rest."),
     "convert": ("workstation", "Convert a Keras model into one self-describing .tflite file."),
