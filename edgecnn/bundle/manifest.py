@@ -44,6 +44,27 @@ class OperatingPoints:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What rounding was allowed to cost, and what it did.
+
+    Attributes:
+        rung: The step of the quantization ladder that made the file.
+        metric: What was counted, ``top1`` for instance.
+        max_drop_pp: What the upper end of the interval was allowed to be, percentage points.
+        drop_pp: From the model to the file, on val.
+        low_pp: Lower end of the 95 % interval.
+        high_pp: Upper end of it.
+    """
+
+    rung: str
+    metric: str
+    max_drop_pp: float
+    drop_pp: float
+    low_pp: float
+    high_pp: float
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a model comes from; holds no dates and no paths, so that the same input gives the same file.
 
@@ -53,6 +74,7 @@ class Provenance:
         data_sha256: Digest of the pictures that it was trained on; empty where not known.
         calibration_sha256: Digest of the calibration list; empty for a float model.
         tools: Versions of what made it, by package name.
+        budget: Of the quantization ladder; None for a file that was converted without one.
     """
 
     recipe: str = ""
@@ -60,6 +82,7 @@ class Provenance:
     data_sha256: str = ""
     calibration_sha256: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,9 @@ class Manifest:
         negatives: Label -> folders that do not show it, for labels that do not exclude each other.
         golden_tolerance_codes: How far an integer output may lie from the one that was recorded; above 0
             only for a file that another processor computes than the one that recorded it.
+        temperatures: By head, what makes its scores probabilities (``core.prediction.tempered``), found on
+            val by the file itself. For whoever reads a score as one: decisions do not need it, and the
+            thresholds belong to the scores as the file gives them.
     """
 
     name: str
@@ -102,6 +128,7 @@ class Manifest:
     operating_points: Mapping[str, OperatingPoints] = field(default_factory=dict)
     negatives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     golden_tolerance_codes: int = 0
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
 
 def to_json(manifest: Manifest) -> bytes:

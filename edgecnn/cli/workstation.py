@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from edgecnn.bundle.manifest import Precision
     from edgecnn.targets.graph import Target
+    from edgecnn.workstation.budget import Kept
     from edgecnn.workstation.channels.allocation import Cost
     from edgecnn.workstation.channels.shrink import Shrunk
     from edgecnn.workstation.cluster import Clustered
@@ -228,6 +229,15 @@ def _print_sparsity(pruned: object) -> None:
     help="Epochs of quantization-aware fine-tuning first; a pruned model keeps its zeros.",
 )  # fmt: skip
 @click.option(
+    "--max-drop", type=float, metavar="PP",
+    help="Percentage points that int8 may cost on val, by the upper end of the interval: "
+    "better and slower ways are tried until it holds; exit code 3 if none does.",
+)  # fmt: skip
+@click.option(
+    "--metric", default="top1", show_default=True, metavar="[NAME:]top1|[NAME:]recall@fpr=RATE",
+    help="What --max-drop counts; NAME is a head, or a label of a sigmoid.",
+)  # fmt: skip
+@click.option(
     "--labels", type=click.Path(path_type=Path), help="One label a line, for a model made elsewhere."
 )
 @click.option(
@@ -243,6 +253,8 @@ def convert(
     precision: str,
     target: str,
     qat_epochs: int,
+    max_drop: float | None,
+    metric: str,
     labels: Path | None,
     normalization: tuple[float, float] | None,
     key: Path | None,
@@ -252,6 +264,7 @@ def convert(
     \b
     Example:
         edgecnn convert out/scenes/model.h5 --data data/scenes --out scenes.int8.tflite
+        edgecnn convert out/scenes/model.h5 --data data/scenes --max-drop 1 --out scenes.int8.tflite
     """
     from edgecnn.bundle import file as files
     from edgecnn.bundle import signature
@@ -277,6 +290,8 @@ def convert(
             normalization,
             progress,
             target=cast("Target", target),
+            max_drop_pp=max_drop,
+            metric=metric,
         )
     bundle = made.bundle
     if key is not None:
@@ -299,6 +314,50 @@ def convert(
             f"(95 % interval {100 * own.low:.2f} to {100 * own.high:.2f}); "
             f"the model that it was made from {100 * check.parent_top1:.2f} %; "
             f"drop {check.drop.drop_pp:+.2f} pp ({check.drop.low_pp:+.2f} to {check.drop.high_pp:+.2f})"
+        )
+    if made.kept:
+        _print_ladder(made.kept, bundle.path)
+
+
+def _print_ladder(kept: Kept, path: Path) -> None:
+    """Print what each rung cost; raise if none held."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgecnn.errors import CheckFailed
+
+    climb, final = kept.climb, kept.final
+    table = Table(
+        "rung", f"drop of {kept.budget.metric} on val, pp", "95 % interval", "made in", "size", "p50"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for rung in climb.rungs:
+        held = rung is climb.best and climb.has_held
+        ratio = f"{rung.p50_ms / climb.rungs[0].p50_ms:.2f}x" if rung.p50_ms and climb.rungs[0].p50_ms else ""
+        table.add_row(
+            f"{rung.name} (held)" if held else rung.name,
+            f"{rung.drop.drop_pp:+.2f}",
+            f"{rung.drop.low_pp:+.2f} to {rung.drop.high_pp:+.2f}",
+            f"{rung.seconds:.1f} s",
+            f"{len(rung.flat):,}",
+            ratio,
+        )
+    Console().print(table)
+    if final:
+        own, drop = final.file, final.drop
+        click.echo(
+            f"On {own.count} test pictures, {own.metric}: {100 * own.value:.2f} % "
+            f"(95 % interval {100 * own.low:.2f} to {100 * own.high:.2f}); "
+            f"the model that it was made from {100 * final.parent:.2f} %; "
+            f"drop {drop.drop_pp:+.2f} pp ({drop.low_pp:+.2f} to {drop.high_pp:+.2f})"
+        )
+    if not climb.has_held:
+        raise CheckFailed(
+            f"No rung keeps {metric} within {climb.budget_pp:g} pp; the best, {climb.best.name}, "
+            f"is in '{path}': its drop is at most {climb.best.drop.high_pp:+.2f} pp.",
+            fix="Take more val pictures, which narrow the interval; allow a larger --max-drop; or give "
+            "--qat-epochs a larger number.",
         )
 
 

@@ -49,6 +49,11 @@ class Judge:
         """Refuse a metric that the heads do not have."""
         place_of(self.metric, self.heads)
 
+    @property
+    def head(self) -> Head:
+        """The one that is judged."""
+        return self.heads[place_of(self.metric, self.heads)[0]]
+
     def thresholds(self, val: Answers) -> dict[str, float]:
         """Choose the thresholds of the judged head by scores on val."""
         number, column = place_of(self.metric, self.heads)
