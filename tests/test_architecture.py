@@ -14,7 +14,7 @@ from edgecnn.cli.main import COMMANDS, edgecnn
 
 ROOT = Path(__file__).resolve().parent.parent
 
-DEVICE_COMMANDS = ["inspect", "check", "predict", "bench", "watch"]
+DEVICE_COMMANDS = ["inspect", "check", "predict", "verify", "bench", "watch"]
 
 
 def test_every_room_says_in_one_sentence_what_lives_there() -> None:

@@ -1,4 +1,4 @@
-"""``inspect`` and ``predict``: what a model file says, and what it sees."""
+"""``inspect``, ``predict`` and ``verify``: what a model file says, what it sees, whether to trust it."""
 
 from __future__ import annotations
 
@@ -29,25 +29,71 @@ _TABLE_WIDTH: Final = 112
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Float file of the same network: see where accuracy goes.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Where 16 pictures for --against come from; else PICTURES.",
+)
+@click.option("--split", default="val", show_default=True, help="Of --data.")
+@click.option(
+    "--normalization",
+    type=(float, float),
+    metavar="MEAN STD",
+    help="What a float file without a manifest eats: (byte - MEAN) / STD.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for a report of --against.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(file: Path, as_json: bool) -> None:
+def inspect(
+    file: Path,
+    pictures: tuple[Path, ...],
+    against: Path | None,
+    data: Path | None,
+    split: str,
+    normalization: tuple[float, float] | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Print the layers, the metadata and the provenance of a model FILE.
+
+    With --against, print what quantization does to each layer instead, the one that costs most first: on
+    PICTURES, on --data, or on the few pictures that FILE brings.
 
     \b
     Example:
         edgecnn inspect fire.int8.tflite
+        edgecnn inspect fire.int8.tflite --against fire.float32.tflite --data data/fire --out report/
     """
     from edgecnn.bundle import file as files
     from edgecnn.bundle import flatbuffer
     from edgecnn.bundle.layers import layers
 
+    if against is None and (pictures or data or normalization or out):
+        raise click.UsageError("PICTURES, --data, --normalization and --out belong to --against FILE.")
+    if pictures and data:
+        raise click.UsageError("Give PICTURES or --data, not both.")
     bundle = files.read(file)
     model = flatbuffer.parse(bundle.model)
     rows = layers(model)
-    if as_json:
-        click.echo(json.dumps(_facts(bundle, model, rows), indent=1, ensure_ascii=False))
-    else:
+    facts = _facts(bundle, model, rows) if as_json else {}
+    if against:
+        from edgecnn.cli import fidelity
+
+        report = fidelity.measure(file, against, pictures, data, split, normalization)
+        if out:
+            click.echo(f"Report: {fidelity.write(report, out)}", err=True)
+        facts |= {"fidelity": fidelity.facts(report)}
+        if not as_json:
+            fidelity.print_report(report)
+    elif not as_json:
         _print_facts(bundle, model, rows)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 def _facts(bundle: Bundle, model: Model, rows: tuple[Layer, ...]) -> dict[str, Any]:
@@ -311,3 +357,44 @@ def _text_line(model: TflitePredictor, frame: Frame, prediction: Prediction, is_
         answers.append(text if len(model.heads) == 1 else f"{head}: {text}")
     when = f" at {frame.captured_at_s:.2f} s" if is_clip else ""
     return f"{frame.source_id}{when}: {'; '.join(answers)} ({prediction.times.invoke_ms:.1f} ms)"
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), help="A watch.toml that watches with FILE.")
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path),
+    help="A public key, or a folder of them: one must have signed.",
+)
+@click.option("--frame", is_flag=True, help="Take one frame from the source of --config, and look at it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(file: Path, config: Path | None, trust: Path | None, frame: bool, as_json: bool) -> None:
+    """Find out whether the model FILE can be trusted on this machine.
+
+    Its digest, its signature, its recorded pictures replayed by this machine's interpreter, and the
+    configuration that watches with it.
+
+    \b
+    Example:
+        edgecnn verify fire.int8.tflite --config watch.toml --frame
+    """
+    import msgspec
+
+    from edgecnn.watch.trial import prove
+
+    if frame and config is None:
+        raise click.UsageError("--frame needs the camera that a --config names.")
+    proof = prove(file, config, trust, frame)
+    if as_json:
+        click.echo(msgspec.json.encode(proof))
+        return
+    how = f"within {proof.tolerance:g}" if proof.tolerance else "equal to the last bit"
+    click.echo(f"{file.name}: {proof.name}, {proof.precision}, sha256 {proof.sha256}")
+    click.echo(f"Recorded pictures: {proof.golden_count}, {how} ({proof.runtime})")
+    if proof.signer:
+        click.echo(f"Signed by {proof.signer}, version {proof.version}")
+    if proof.frame:
+        click.echo(
+            f"One frame: {proof.frame.width_px} x {proof.frame.height_px}, {proof.frame.invoke_ms:.1f} ms"
+        )

@@ -20,14 +20,17 @@ COMMANDS = {
     "inspect": ("device", "Print the layers, the metadata and the provenance of a model FILE."),
     "check": ("targets", "Say which operators of a model FILE a target runs, and why not the rest."),
     "predict": ("device", "Name what the model FILE sees in pictures, folders and clips."),
+    "verify": ("device", "Find out whether the model FILE can be trusted on this machine."),
     "bench": (
         "measure",
         "Measure accuracy and latency of FILE, side by side with others, and write a report.",
     ),
     "watch": ("watch", "Watch a camera, and raise an alarm."),
+    "deploy": ("deploy", "Bring a model onto the camera HOST, and take it back if it fails there."),
     "keys": ("provision", "Make the keys that model files are signed with."),
     "sign": ("provision", "Sign a model FILE in place, so that devices which trust the key take it."),
     "wheelhouse": ("provision", "Collect every wheel that a device without internet installs."),
+    "emulate": ("provision", "Run a COMMAND on an emulated 64-bit Raspberry Pi, built once in the cache."),
 }
 
 
