@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from edgecnn.measure.accuracy import HeadAccuracy
+from edgecnn.measure.fidelity import CHEAP_DB, LayerFidelity
 from edgecnn.measure.latency import Latency, ms
 
 # matplotlib knows no CSS: each of these colours is drawn, then replaced by the variable of the page.
@@ -32,6 +33,10 @@ VARIABLES = {
 }
 
 WIDTH_INCH = 5.0  # 360 pt: one chart fills a phone's width at its natural size
+WIDE_INCH = 9.0  # a chart as wide as the page
+HIGHEST_DB = 80.0
+"""Layers that add less noise than this, or none, would press all others together."""
+
 LOG_FROM = 6
 """Where calls spread over more than this ratio, a linear axis would press the fast model against its end."""
 
@@ -241,12 +246,64 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], name: str 
         return _svg(figure, f"Confusion of {name}: true labels by decisions")
 
 
+def fidelity(layers: Sequence[LayerFidelity], named: int = 3) -> str:
+    """Draw the signal over the noise of every layer in the order of execution; the worst are named."""
+    series = (
+        ("everything quantized", [layer.sqnr_db for layer in layers], SERIES[1], "-", 1.4),
+        ("the layer alone", [layer.own_sqnr_db for layer in layers], SHADES[0], "o", 4.5),
+        ("the layer alone, at the scores", [layer.output_sqnr_db for layer in layers], SERIES[0], "o", 6.0),
+    )
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.4, WIDE_INCH)
+        places = range(len(layers))
+        for label, values, colour, style, size in series:
+            heights = [None if db is None or db > HIGHEST_DB else db for db in values]
+            # matplotlib leaves a gap where a number is none.
+            drawn = [float("nan") if db is None else db for db in heights]
+            axes.plot(places, drawn, style, color=colour, label=label, markersize=size, linewidth=size)
+        axes.axhline(CHEAP_DB, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.margins(y=0.06)
+        _name_worst(axes, layers, named)
+        axes.set_xlim(-0.6, len(layers) - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        axes.set_xlabel("layer, in the order of execution")
+        axes.set_ylabel("signal over noise, dB")
+        axes.grid(axis="y")
+        _legend(axes, 3)
+        return _svg(figure, "Signal to quantization noise by layer")
+
+
+def _name_worst(axes: Axes, layers: Sequence[LayerFidelity], count: int) -> None:
+    """Write names below all points, each at the end of a line that hangs from its layer."""
+    costs = {place: layer.output_sqnr_db for place, layer in enumerate(layers)}
+    known = [(db, place) for place, db in costs.items() if db is not None and db <= HIGHEST_DB]
+    low, high = axes.get_ylim()
+    row = 0.075 * (high - low)
+    # From the outside in: a name never lies across the line of another one.
+    inward = sorted(sorted(known)[:count], key=lambda point: min(point[1], len(layers) - 1 - point[1]))
+    for number, (db, place) in enumerate(inward):
+        height = low - row * (len(inward) - number)
+        is_left = place < len(layers) / 2
+        axes.plot([place, place], [height, db], color=SERIES[0], linewidth=0.8)
+        axes.plot([place], [db], "o", markersize=11, markerfacecolor="none", markeredgecolor=SERIES[0])
+        axes.annotate(
+            f"{_short([layers[place].label], 34)[0]}, {db:.1f} dB".replace("-", "\N{MINUS SIGN}"),
+            (place, height),
+            (5 if is_left else -5, 0),
+            textcoords="offset points",
+            ha="left" if is_left else "right",
+            va="center",
+        )
+    axes.set_ylim(low - row * (len(inward) + 0.8), high)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+
+
 def _short(labels: Sequence[str], length: int = 16) -> list[str]:
     return [label if len(label) <= length else f"{label[: length - 1]}…" for label in labels]
 
 
-def _figure(height_inch: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_INCH, height_inch), layout="constrained")
+def _figure(height_inch: float, width_inch: float = WIDTH_INCH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width_inch, height_inch), layout="constrained")
     return figure, figure.add_subplot()
 
 

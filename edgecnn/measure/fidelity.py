@@ -126,6 +126,11 @@ class LayerFidelity:
     rung: Rung = ""
     reason: str = ""
 
+    @property
+    def label(self) -> str:
+        """The name as people use it."""
+        return short_name(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
@@ -164,6 +169,17 @@ class Fidelity:
     def worst_first(self) -> tuple[LayerFidelity, ...]:
         """The layers by what they cost alone, those of which that is not known last."""
         return tuple(sorted(self.layers, key=_cost))
+
+
+def short_name(name: str) -> str:
+    """Find the layer's own name in what the converter made of it.
+
+    Example:
+        >>> short_name("net/stem/Relu;net/stem/BiasAdd;net/stem/Conv2D1"), short_name("Identity")
+        ('stem', 'Identity')
+    """
+    parts = name.split(";")[-1].split("/")
+    return "/".join(part for part in parts[1:-1] if part not in ("BiasAdd", "ReadVariableOp")) or parts[-1]
 
 
 def _cost(layer: LayerFidelity) -> tuple[float, float, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -374,16 +374,9 @@ def to_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> st
 
 
 def _render(template: str, report: Report, **more: object) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("edgecnn", "measure"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    helpers = (percent, signed, gain, number, ms, times, size, that_have, that_occur)
-    environment.filters.update({helper.__name__: helper for helper in helpers})
-    return environment.get_template(template).render(
+    return template_of(
+        template, (percent, signed, gain, number, ms, times, size, that_have, that_occur)
+    ).render(
         report=report,
         conditions=conditions,
         unrest=unrest(report.models),
@@ -394,6 +387,24 @@ def _render(template: str, report: Report, **more: object) -> str:
         host=msgspec.to_builtins(report.host),
         **more,
     )
+
+
+def template_of(name: str, helpers: Sequence[Callable[..., object]]) -> jinja2.Template:
+    """Open a template of a report.
+
+    Args:
+        name: Of the file beside this one.
+        helpers: What the template may use as filters, by their own names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("edgecnn", "measure"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({helper.__name__: helper for helper in helpers})
+    return environment.get_template(name)
 
 
 def that_have(models: Sequence[ModelReport], head: str) -> list[ModelReport]:
@@ -420,11 +431,29 @@ def write(report: Report, folder: Path, thumbnails: Mapping[str, bytes] | None =
     Raises:
         DataError: If the folder cannot be written.
     """
-    texts = {
-        "report.json": to_json(report),
-        "report.md": to_markdown(report).encode(),
-        "report.html": to_html(report, thumbnails).encode(),
-    }
+    return write_files(
+        {
+            "report.json": to_json(report),
+            "report.md": to_markdown(report).encode(),
+            "report.html": to_html(report, thumbnails).encode(),
+        },
+        folder,
+    )
+
+
+def write_files(texts: Mapping[str, bytes], folder: Path) -> Path:
+    """Write the files of a report, each whole or not at all.
+
+    Args:
+        texts: By name of the file.
+        folder: Made where it is absent.
+
+    Returns:
+        The path of the last one.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Rendered first and moved into place last: a full disk leaves the report before untouched.
@@ -438,4 +467,4 @@ def write(report: Report, folder: Path, thumbnails: Mapping[str, bytes] | None =
             f"The report cannot be written to '{folder}': {error.strerror or error}.",
             fix="Choose another folder with --out, or make room there.",
         ) from error
-    return folder / "report.html"
+    return folder / list(texts)[-1]
