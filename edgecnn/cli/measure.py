@@ -98,10 +98,16 @@ def _files(
 def _pictures(data: Path, split: str, models: Sequence[TflitePredictor]) -> Pictures:
     """Open the data with the classes that the models were trained on, and take one split of it."""
     from edgecnn.measure.bench import Pictures
-    from edgecnn.workstation.data.catalog import open_dataset
+    from edgecnn.workstation.data.catalog import LEFT_OUT, open_dataset
+    from edgecnn.workstation.recipe import parse
 
-    dataset = open_dataset(data, _classes(models))
-    return Pictures(dataset.name, split, dataset.split(split))
+    recipes = [model.manifest.provenance.recipe for model in models if model.manifest]
+    leave_out = parse(recipes[0]).leave_out if split == LEFT_OUT and any(recipes[:1]) else ()
+    if not any(model.manifest and model.manifest.negatives for model in models):
+        dataset = open_dataset(data, _classes(models), leave_out=leave_out)
+        return Pictures(dataset.name, split, dataset.split(split))
+    dataset = open_dataset(data, leave_out=leave_out)
+    return Pictures(dataset.name, split, dataset.split(split), by_folder=True)
 
 
 def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:

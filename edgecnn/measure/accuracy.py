@@ -176,7 +176,11 @@ def is_right(decided: Decisions, holds: Decisions) -> NDArray[np.bool_]:
 
 
 def head_accuracy(
-    scores: NDArray[np.float32], holds: Decisions, head: Head, thresholds: Mapping[str, float]
+    scores: NDArray[np.float32],
+    holds: Decisions,
+    head: Head,
+    thresholds: Mapping[str, float],
+    known: Decisions | None = None,
 ) -> HeadAccuracy:
     """Measure one head on pictures of which the truth is known.
 
@@ -185,6 +189,8 @@ def head_accuracy(
         holds: The truth, of the same shape.
         head: What the scores belong to.
         thresholds: By label; 0.5 where absent.
+        known: Where the truth is known, of the same shape; everywhere if left out. What is not known is
+            not counted, and a picture of which nothing is known is left out.
 
     Returns:
         Everything that the report says about it.
@@ -197,6 +203,9 @@ def head_accuracy(
         (0.5, 0.5, None)
     """
     decided = decide(scores, head, thresholds)
+    if known is not None:
+        rows = known.any(axis=1)
+        scores, decided, holds = scores[rows], (decided & known)[rows], (holds & known)[rows]
     count, correct_count = len(holds), int(is_right(decided, holds).sum())
     low, high = wilson(correct_count, count)
     return HeadAccuracy(

@@ -15,8 +15,9 @@ import numpy as np
 
 from edgecnn import __version__
 from edgecnn.core.frame import Frame, InputSpec, Pixels, resize
+from edgecnn.core.prediction import Head
 from edgecnn.measure import latency as clock
-from edgecnn.measure.accuracy import head_accuracy, truth
+from edgecnn.measure.accuracy import HeadAccuracy, head_accuracy
 from edgecnn.measure.compare import Trial, compare
 from edgecnn.measure.evaluate import (
     Evaluation,
@@ -162,7 +163,6 @@ def _frames(
 
 def _model_report(trial: Trial, found: Evaluation | None, settings: Settings) -> ModelReport:
     model, manifest, memory = trial.model, trial.model.manifest, trial.memory
-    labels = found.labels if found else []
     return ModelReport(
         name=trial.name,
         file=model.path.name,
@@ -173,16 +173,18 @@ def _model_report(trial: Trial, found: Evaluation | None, settings: Settings) ->
         gzip_size_bytes=gzip_size_bytes(model.path),
         peak_memory_bytes=memory.peak_bytes if memory else None,
         memory_before_load_bytes=memory.before_load_bytes if memory else None,
-        accuracy={
-            head.name: head_accuracy(trial.scores[head.name], truth(labels, head), head, trial.thresholds)
-            for head in trial.heads
-        },
+        accuracy={head.name: _accuracy(trial, head, found) for head in trial.heads if found},
         latency=clock.summarize(trial.times, settings.warmup_calls, model.interpreter.threads),
         measured=manifest.measured if manifest else (),
         provenance=manifest.provenance if manifest else None,
         description=manifest.description if manifest else "",
         licence=manifest.licence if manifest else "",
     )
+
+
+def _accuracy(trial: Trial, head: Head, found: Evaluation) -> HeadAccuracy:
+    holds, known = found.truth(head, trial.model)
+    return head_accuracy(trial.scores[head.name], holds, head, trial.thresholds, known)
 
 
 def gzip_size_bytes(path: Path) -> int | None:

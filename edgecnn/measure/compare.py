@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgecnn.core.prediction import Head
 from edgecnn.measure import latency as clock
-from edgecnn.measure.accuracy import accuracy_drop, decide, is_right, truth
+from edgecnn.measure.accuracy import accuracy_drop, decide, is_right
 from edgecnn.measure.evaluate import Evaluation, Model
 from edgecnn.measure.parity import flipped, parity
 from edgecnn.measure.report import Comparison, Flip
@@ -102,8 +102,10 @@ def _compare_head(
     )
     if head.name not in {tested.name for tested in trial.heads}:
         return row
-    holds = truth(found.labels, head)
-    drop = accuracy_drop(is_right(other_decided, holds), is_right(decided, holds), seed)
+    holds, known = found.truth(head, trial.model)
+    rows = known.any(axis=1)
+    before, after = (is_right(each & known, holds & known)[rows] for each in (other_decided, decided))
+    drop = accuracy_drop(before, after, seed)
     return replace(
         row,
         accuracy_drop_pp=drop.drop_pp,

@@ -18,7 +18,7 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.core.frame import Frame, InputSpec, Pixels, resize
 from edgecnn.core.prediction import Head, Prediction, Scores
 from edgecnn.errors import DataError
-from edgecnn.measure.accuracy import is_exclusive
+from edgecnn.measure.accuracy import Decisions, is_exclusive, truth
 from edgecnn.measure.report import Skipped
 
 _READ_AHEAD = 32
@@ -101,11 +101,13 @@ class Pictures:
         name: Of the data, for the report.
         split: For instance ``test``.
         items: The pictures.
+        by_folder: Whether a picture's label is its folder, of which each model's manifest says what it shows.
     """
 
     name: str
     split: str
     items: Sequence[LabelledPicture]
+    by_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +118,46 @@ class Evaluation:
         items: The pictures.
         scores: By model, by head: shape (picture_count, label_count).
         skipped: Pictures that could not be read, with the reason.
+        by_folder: As of ``Pictures``.
     """
 
     items: tuple[LabelledPicture, ...]
     scores: tuple[dict[str, NDArray[np.float32]], ...]
     skipped: tuple[Skipped, ...]
+    by_folder: bool = False
 
     @property
     def labels(self) -> list[str]:
         """What each picture shows."""
         return [item.label for item in self.items]
+
+    def truth(self, head: Head, model: Model) -> tuple[Decisions, Decisions]:
+        """Say which labels of a head hold in each picture, and of which that is known."""
+        return truth_for(self.labels, head, model.manifest if self.by_folder else None)
+
+
+def truth_for(labels: Sequence[str], head: Head, manifest: Manifest | None) -> tuple[Decisions, Decisions]:
+    """Say which labels of a head hold in each picture, and of which that is known.
+
+    Args:
+        labels: Of the pictures; their folders where there is a manifest.
+        head: Which one.
+        manifest: Says which folders show a label and which do not; of any other nobody knows.
+
+    Returns:
+        Both of shape (picture_count, label_count).
+    """
+    if manifest is None:
+        holds = truth(labels, head)
+        return holds, np.ones_like(holds)
+    folders = np.array(labels, dtype=str)
+    holds = np.stack(
+        [np.isin(folders, manifest.classes.get(label, (label,))) for label in head.labels], axis=1
+    )
+    if is_exclusive(head):
+        return holds, np.repeat(holds.any(axis=1, keepdims=True), holds.shape[1], axis=1)
+    absent = [np.isin(folders, manifest.negatives.get(label, ())) for label in head.labels]
+    return holds, holds | np.stack(absent, axis=1)
 
 
 Progress = Callable[[str, int, int], None]
@@ -152,11 +184,13 @@ def heads_that_fit(model: Model, pictures: Pictures) -> tuple[Head, ...]:
         DataError: If no head fits.
     """
     labels = {picture.label for picture in pictures.items}
-    fitting = tuple(
-        head
-        for head in model.heads
-        if (labels <= set(head.labels) if is_exclusive(head) else labels & set(head.labels))
-    )
+
+    def fits(head: Head) -> bool:
+        if pictures.by_folder:
+            return bool(truth_for(sorted(labels), head, model.manifest)[1].any())
+        return labels <= set(head.labels) if is_exclusive(head) else bool(labels & set(head.labels))
+
+    fitting = tuple(head for head in model.heads if fits(head))
     if not fitting:
         raise DataError(
             f"The labels of '{pictures.name}' ({_some(labels)}) do not fit those of "
@@ -209,7 +243,7 @@ def evaluate(models: Sequence[Model], pictures: Pictures, progress: Progress = s
             fix="Look at the data with 'edgecnn data check'.",
         )
     stacked = tuple({head: np.stack(column) for head, column in columns.items()} for columns in rows)
-    return Evaluation(tuple(kept), stacked, tuple(skipped))
+    return Evaluation(tuple(kept), stacked, tuple(skipped), pictures.by_folder)
 
 
 def _peak(scores: Scores) -> NDArray[np.float32]:
