@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from edgecnn.core.prediction import Scores
+    from edgecnn.deploy.emulator import Emulator
+    from edgecnn.deploy.rehearsal import Arrays
+    from edgecnn.runtime.replay import Replay
+
 TARGETS = ("bookworm-arm64", "bookworm-armhf", "trixie-arm64")
+CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 
 
 @click.group()
@@ -79,3 +89,152 @@ def wheelhouse(target: str, out: Path | None) -> None:
     )
     if house.apt:
         click.echo(f"The device needs from Debian, beside them: sudo apt install {' '.join(house.apt)}")
+
+
+class Emulated(click.Group):
+    """A group whose unknown subcommands are run on the emulated Pi."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Give a subcommand of our own, or one that runs its name there."""
+        own = super().get_command(ctx, cmd_name)
+        return own or click.Command(
+            cmd_name,
+            callback=lambda words: _run_there(ctx.params["cpu"], [cmd_name, *words]),
+            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+            context_settings={"ignore_unknown_options": True, "help_option_names": []},
+        )
+
+
+@click.group(cls=Emulated, subcommand_metavar="COMMAND [ARGS]...")
+@click.option(
+    "--cpu", type=click.Choice(CPUS), default="cortex-a72", show_default=True,
+    help="cortex-a53 is a Pi 3 or Zero 2, cortex-a72 a Pi 4, cortex-a76 a Pi 5.",
+)  # fmt: skip
+def emulate(cpu: str) -> None:
+    """Run a COMMAND on an emulated 64-bit Raspberry Pi, built once in the cache.
+
+    COMMAND is one of those below, any other command of edgecnn, python, or a program of Debian. Files keep
+    their paths. What is computed there is what a Pi computes; how long it takes means nothing.
+
+    \b
+    Example:
+        edgecnn emulate predict fire.int8.tflite yard.jpg
+    """
+
+
+@emulate.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Pictures: a folder, an archive or an .npz.")
+@click.option(
+    "--count", type=click.IntRange(1), default=50, show_default=True, help="How many of them, spread evenly."
+)
+@click.pass_context
+def verify(ctx: click.Context, file: Path, data: Path | None, count: int) -> None:
+    """Show whether FILE computes on ARM, bit by bit, what it computes on this machine.
+
+    Compares the outputs for the pictures that the file has recorded, and for COUNT pictures of --data: as
+    they were resized here, and as each side resizes them itself. Ends with status 3 if an integer differs
+    for the same bytes.
+
+    \b
+    Example:
+        edgecnn emulate verify fire.int8.tflite --data data/fire --count 100
+    """
+    from edgecnn.deploy.rehearsal import rehearse
+    from edgecnn.errors import CheckFailed
+    from edgecnn.workstation.data.catalog import list_pictures
+
+    pictures = []
+    if data is not None:
+        listed = list_pictures(data).pictures
+        step = max(1, len(listed) // count)
+        pictures = [picture.read() for picture in listed[::step][:count]]
+    assert ctx.parent is not None
+    emulator = _prepared(ctx.parent.params["cpu"])
+    here, there = rehearse(emulator, file, pictures)
+    if not _print_rehearsal(file, emulator.cpu, here, there):
+        raise CheckFailed(
+            f"'{file.name}' gives other integers on ARM than here, for the same bytes.",
+            fix="Install the version of ai-edge-litert that edgecnn pins on both, with XNNPACK on.",
+        )
+
+
+def _print_rehearsal(file: Path, cpu: str, here: Replay, there: Replay) -> bool:
+    """Print what differs; whether all integers are equal."""
+    import platform
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgecnn.deploy.rehearsal import difference
+
+    table = Table("", "pictures", "differ", "by at most", "decided otherwise")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = {
+        "recorded": (here.recorded, there.recorded),
+        "resized here": (here.same, there.same),
+        "resized by each": (here.outputs, there.outputs),
+    }
+    found = {name: difference(*pair) for name, pair in rows.items()}
+    for name, row in found.items():
+        if row.count:
+            flips = _flips(file, *rows[name])
+            table.add_row(name, str(row.count), str(row.differing_count), f"{row.largest:g}", str(flips))
+    console = Console(highlight=False)
+    console.print(f"{file}: {platform.machine()} {here.runtime} against {cpu} {there.runtime}")
+    console.print(table)
+    resized = difference((here.resized,), (there.resized,))
+    if resized.differing_count:
+        console.print(
+            f"The resize itself differs on {resized.differing_count} of {resized.count} pictures, "
+            f"by at most {resized.largest:g} of 255."
+        )
+    is_integer = all(array.dtype.kind in "iu" for array in here.outputs)
+    return not is_integer or not (found["recorded"].differing_count or found["resized here"].differing_count)
+
+
+def _flips(file: Path, here: Arrays, there: Arrays) -> int:
+    """Count the pictures on which any head decides otherwise."""
+    import numpy as np
+
+    from edgecnn.measure.parity import flipped
+    from edgecnn.runtime.predictor import load
+
+    predictor = load(file)
+    thresholds = dict(predictor.manifest.thresholds) if predictor.manifest else {}
+
+    def scores(outputs: Arrays, name: str) -> Scores:
+        rows = (tuple(a[n : n + 1] for a in outputs) for n in range(len(outputs[0])))
+        return np.stack([predictor.decoded(row)[name] for row in rows])
+
+    places: set[int] = set()
+    for head in predictor.heads:
+        if head.kind != "heatmap":
+            both = scores(here, head.name), scores(there, head.name)
+            places |= set(flipped(*both, head, thresholds, thresholds).tolist())
+    return len(places)
+
+
+def _prepared(cpu: str) -> Emulator:
+    """Build what is missing, with a sign of life on a terminal."""
+    from rich.console import Console
+
+    from edgecnn.deploy.emulator import prepare
+
+    console = Console(stderr=True)
+    with console.status("Looking at the emulated Pi ..."):
+        return prepare(lambda text: console.print(text, highlight=False, soft_wrap=True), cpu)
+
+
+def _run_there(cpu: str, words: list[str]) -> None:
+    from edgecnn.cli.main import COMMANDS
+
+    emulator = _prepared(cpu)
+    if words[0] == "python":
+        words = ["python3", *words[1:]]
+    elif words[0] in COMMANDS:
+        words = ["python3", "-m", "edgecnn", *words]
+    command = emulator.command(words)
+    sys.stdout.flush()
+    os.execvpe(command[0], command, emulator.environment())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class Host:
     runtime: str | None
     governor: str | None
     temperature_celsius: float | None
+
+
+def cache_folder() -> Path:
+    """Where edgecnn keeps what it can make again: ``$EDGECNN_CACHE``, else below ``$XDG_CACHE_HOME``."""
+    if own := os.environ.get("EDGECNN_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgecnn"
 
 
 def host_facts() -> Host:

@@ -108,7 +108,19 @@ class TflitePredictor:
         Raises:
             BundleError: If ``codes`` has another shape.
         """
-        return self._decode(self.interpreter.invoke_bytes(codes, self._write))
+        return self._decode(self.outputs(codes))
+
+    def outputs(self, codes: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
+        """Give what comes out for one resized picture, not yet decoded: one array an output.
+
+        Raises:
+            BundleError: If ``codes`` has another shape than the model eats.
+        """
+        return self.interpreter.invoke_bytes(codes, self._write)
+
+    def decoded(self, outputs: tuple[NDArray[Any], ...]) -> dict[str, Scores]:
+        """Give the scores, by name of the head, that ``outputs`` of one picture mean."""
+        return self._decode(outputs)
 
     def fed(self, codes: NDArray[np.uint8]) -> NDArray[Any]:
         """Give what the interpreter reads for one picture that was resized already.
@@ -207,8 +219,7 @@ def verify_golden(predictor: TflitePredictor) -> None:
         return
     codes_allowed = predictor.manifest.golden_tolerance_codes if predictor.manifest else 0
     for number, codes in enumerate(predictor.golden.inputs):
-        outputs = predictor.interpreter.invoke_bytes(codes, predictor._write)
-        for index, output in enumerate(outputs):
+        for index, output in enumerate(predictor.outputs(codes)):
             expected = predictor.golden.outputs[index][number]
             distance = float(np.abs(output[0].astype(np.float64) - expected.astype(np.float64)).max())
             allowed = FLOAT_TOLERANCE if output.dtype.kind == "f" else codes_allowed

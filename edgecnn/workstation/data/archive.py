@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-import os
 import shutil
 import tarfile
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from edgecnn.errors import DataError
+from edgecnn.runtime.host import cache_folder
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")
 
@@ -42,14 +42,6 @@ class _Member:
     name: str
     size_bytes: int
     content: IO[bytes] | None
-
-
-def cache_folder() -> Path:
-    """Where edgecnn keeps what it can make again: ``$EDGECNN_CACHE``, else below ``$XDG_CACHE_HOME``."""
-    if own := os.environ.get("EDGECNN_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgecnn"
 
 
 def is_archive(path: Path) -> bool:

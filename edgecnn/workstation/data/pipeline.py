@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from edgecnn.core.frame import InputSpec, Pixels, resize
 from edgecnn.errors import DataError
+from edgecnn.runtime.host import cache_folder
 from edgecnn.workstation.backend import tf
-from edgecnn.workstation.data.archive import cache_folder, sweep
+from edgecnn.workstation.data.archive import sweep
 from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Picture, in_threads, refuse_broken
 from edgecnn.workstation.data.targets import Targets
@@ -38,7 +39,7 @@ def codes_of(pictures: Sequence[Picture], spec: InputSpec, cache: Path | None = 
     Args:
         pictures: In the order of the result.
         spec: What the model eats.
-        cache: Folder to keep the codes in; ``archive.cache_folder()`` where not given.
+        cache: Folder to keep the codes in; ``runtime.host.cache_folder()`` where not given.
 
     Returns:
         Shape (count, height_px, width_px, channels), uint8; read-only, mapped from a file, so that a
