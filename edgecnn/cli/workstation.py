@@ -326,10 +326,8 @@ def _print_ladder(kept: Kept, path: Path) -> None:
 
     from edgecnn.errors import CheckFailed
 
-    climb, final = kept.climb, kept.final
-    table = Table(
-        "rung", f"drop of {kept.budget.metric} on val, pp", "95 % interval", "made in", "size", "p50"
-    )
+    climb, final, metric = kept.climb, kept.final, kept.budget.metric
+    table = Table("rung", f"drop of {metric}, pp", "95 % on val", "made in", "bytes", "p50")
     for column in table.columns[1:]:
         column.justify = "right"
     for rung in climb.rungs:
