@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -159,6 +160,29 @@ def verify(ctx: click.Context, file: Path, data: Path | None, count: int) -> Non
         )
 
 
+@emulate.command("sshd")
+@click.option("--disk", required=True, type=click.Path(path_type=Path), help="Folder; made if it is missing.")
+@click.option("--port", type=click.IntRange(1024, 65535), default=2222, show_default=True)
+@click.pass_context
+def sshd(ctx: click.Context, disk: Path, port: int) -> None:
+    """Let an emulated Pi be reached over ssh, until Ctrl-C switches it off.
+
+    It has nothing but Debian, like a Pi out of its box, and keeps on its disk what is done to it. Only this
+    machine reaches it.
+
+    \b
+    Example:
+        edgecnn emulate sshd --disk pi/
+    """
+    from edgecnn.deploy.emulated_host import NAME, plug_in
+
+    assert ctx.parent is not None
+    host = plug_in(_prepared(ctx.parent.params["cpu"]), disk, port, click.echo)
+    click.echo(f"Reach it from another terminal: ssh -F {host.ssh_config} {NAME}")
+    click.echo(f"Deploy to it: edgecnn deploy {NAME} -F {host.ssh_config} --model FILE")
+    _become(host.command(), host.environment())
+
+
 def _print_rehearsal(file: Path, cpu: str, here: Replay, there: Replay) -> bool:
     """Print what differs; whether all integers are equal."""
     import platform
@@ -235,6 +259,12 @@ def _run_there(cpu: str, words: list[str]) -> None:
         words = ["python3", *words[1:]]
     elif words[0] in COMMANDS:
         words = ["python3", "-m", "edgecnn", *words]
-    command = emulator.command(words)
+    _become(emulator.command(words), emulator.environment())
+
+
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Hand terminal, signals and exit status over to another program."""
     sys.stdout.flush()
-    os.execvpe(command[0], command, emulator.environment())
+    program = shutil.which(command[0])
+    assert program is not None
+    os.execve(program, command, environment)

@@ -80,12 +80,12 @@ class Emulator:
         inside = {self.site: _SITE, Path(edgecnn.__file__).parent: f"{_SOURCE}/edgecnn"}
         binds = [f"--bind={path}" for path in sorted(bound)]
         binds += [f"--bind={path}:{place}" for path, place in inside.items()]
-        return [*proot(self.root), *binds, f"--cwd={Path.cwd()}", *words]
+        return [*proot(self.root, self.cpu), *binds, f"--cwd={Path.cwd()}", *words]
 
     def environment(self) -> dict[str, str]:
         """Give the environment of ``command``: nothing of this machine's Python gets in."""
         kept = {name: value for name, value in os.environ.items() if name in _KEPT or _is_ours(name)}
-        return kept | environment(self.cpu) | {
+        return kept | environment() | {
             "HOME": str(Path.home()),
             "PYTHONPATH": f"{_SOURCE}:{_SITE}",
             # Not beside the sources, which are this machine's.
@@ -93,14 +93,15 @@ class Emulator:
         }  # fmt: skip
 
 
-def proot(root: Path) -> list[str]:
-    """Begin a command that runs in an arm64 root."""
-    return ["proot", "--qemu=qemu-aarch64-static", f"--rootfs={root}"]
+def proot(root: Path, cpu: str) -> list[str]:
+    """Begin a command that runs in an arm64 root, with all that it starts."""
+    # As an argument: a shell over ssh or a service starts without the variable QEMU_CPU.
+    return ["proot", f"--qemu=qemu-aarch64-static -cpu {cpu}", f"--rootfs={root}"]
 
 
-def environment(cpu: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Give what every emulated process needs to be told."""
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "QEMU_CPU": cpu, "LC_CTYPE": "C.UTF-8"}
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_CTYPE": "C.UTF-8"}
 
 
 def is_ready() -> bool:
@@ -168,7 +169,7 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
+def whole(folder: Path) -> Iterator[Path]:
     """Give a draft that becomes ``folder`` in one step, or nothing at all."""
     draft = folder.with_name(f"{folder.name}.part")
     try:
@@ -184,7 +185,7 @@ def _root(say: Say) -> Path:
     if root.is_dir():
         return root
     say(f"Fetching Debian {_SUITE} for arm64, once")
-    with _whole(root) as draft:
+    with whole(root) as draft:
         # debootstrap asks for root and makes device files; fakeroot lets it believe both.
         fake = ["fakeroot"] if os.geteuid() and shutil.which("fakeroot") else []
         packages = ",".join(_PACKAGES)
@@ -231,7 +232,7 @@ def _site(house: Wheelhouse, target: Target, say: Say) -> Path:
     if site.is_dir():
         return site
     say(f"Unpacking {len(wheels)} wheels")
-    with _whole(site) as draft:
+    with whole(site) as draft:
         platforms = [f"--platform={name}" for name in target.platforms]
         _run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
