@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -127,7 +128,8 @@ def operating_points(scores: Scores, shown: NDArray[np.bool_]) -> OperatingPoint
     # Half way up to the next score: the threshold does not stand on the very pictures that it was found by.
     quiet = (loudest + float(above.min())) / 2 if above.size else 1.0
     needed = int(np.ceil(LEAST_RECALL * len(present)))
-    return OperatingPoints(round(quiet, 6), round(float(present[needed - 1]), 6))
+    # Rounded down: the picture that decides must itself pass.
+    return OperatingPoints(round(quiet, 6), math.floor(float(present[needed - 1]) * 1e6) / 1e6)
 
 
 def thresholds_of(heads: Sequence[Head], points: Mapping[str, OperatingPoints]) -> dict[str, float]:

@@ -232,14 +232,14 @@ def _varied(
     is_plain = augment == Augment()
     for place, row in enumerate(rows.tolist()):
         masks = [target.mask(row) for target in targets]
-        moved = iter(mask for mask in masks if mask is not None)
+        moved = tuple(mask for mask in masks if mask is not None)
         batch[place] = codes.picture(row)
         if not is_plain:
             rng = np.random.default_rng([seed, epoch, row])
-            batch[place], warped = augment_with(batch[place], tuple(moved), augment, rng)
-            moved = iter(warped)
+            batch[place], moved = augment_with(batch[place], moved, augment, rng)
+        following = iter(moved)
         for column, target, mask in zip(answers, targets, masks, strict=True):
-            column.append(target.answer(row, None if mask is None else next(moved)))
+            column.append(target.answer(row, None if mask is None else next(following)))
     return batch, *(np.array(column, np.float32) for column in answers)
 
 
