@@ -67,10 +67,11 @@ def measure(
         [np.stack([models[0].fed(row) for row in codes])],
         [np.stack([models[1].fed(row) for row in codes])],
     )
-    facts = [reports.FileFacts(m.path.name, m.sha256, m.precision, m.size_bytes) for m in models]
+    ours, theirs = (reports.FileFacts(m.path.name, m.sha256, m.precision, m.size_bytes) for m in models)
     return reports.FidelityReport(
         reports.verdict(file.name, found),
-        *facts,
+        ours,
+        theirs,
         pictures,
         found,
         models[0].interpreter.runtime,
@@ -132,8 +133,9 @@ def facts(report: FidelityReport) -> dict[str, Any]:
     """Give what ``--json`` shows."""
     import msgspec
 
-    found: dict[str, Any] = msgspec.to_builtins(report)
-    return found | found.pop("fidelity")
+    report_facts: dict[str, Any] = msgspec.to_builtins(report)
+    layer_facts: dict[str, Any] = report_facts.pop("fidelity")
+    return report_facts | layer_facts
 
 
 def print_report(report: FidelityReport) -> None:
