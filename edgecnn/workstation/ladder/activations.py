@@ -52,12 +52,9 @@ def observe(network: Network, pictures: Floats) -> dict[int, Observed]:
     """
     interpreter = open_interpreter(network.flat, keep_all=True)
     model, rng = network.model, np.random.default_rng(0)
-    watched = [
-        index
-        for operator in model.operators
-        for index in operator.outputs
-        if index in network.ranges and model.tensors[index].shape
-    ]
+    made = [tensor.index for tensor in model.inputs]
+    made += [index for operator in model.operators for index in operator.outputs]
+    watched = [index for index in made if index in network.ranges and model.tensors[index].shape]
     places = {
         i: rng.integers(0, model.tensors[i].size, min(SAMPLE_COUNT, model.tensors[i].size)) for i in watched
     }

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from edgecnn.workstation.ladder.activations import Disagreement
 from edgecnn.workstation.ladder.network import Network, quantized
 
-_MOVE_ONLY = ("RESHAPE", "QUANTIZE", "DEQUANTIZE", "SQUEEZE")
+_MOVE_ONLY = ("CONCATENATION", "DEQUANTIZE", "MAX_POOL_2D", "PAD", "QUANTIZE", "RESHAPE", "SQUEEZE")
+"""Operators that round nothing; the quantizer keeps them in int8."""
 
 MOST = 0.5
 """Share of the operators that may become float; beyond, a float16 file is smaller trouble."""

@@ -42,7 +42,9 @@ def choose_ranges(network: Network, seen: Mapping[int, Observed], disagreement: 
     Returns:
         The network with other ranges.
     """
-    candidates = {index: candidates_of(row) for index, row in seen.items()}
+    # The input keeps its range, in which a raw byte is its own code.
+    inputs = {tensor.index for tensor in network.model.inputs}
+    candidates = {index: candidates_of(row) for index, row in seen.items() if index not in inputs}
     rules = {rule for found in candidates.values() for rule in found}
     tried = [
         replace(network, ranges={**network.ranges, **{i: found[rule] for i, found in candidates.items()}})
