@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: programs faults soak demo test setup lint clean figures classics bench-overhead bench-watch damage docs
+.PHONY: programs faults soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs
 .SECONDARY:
 
 demo: .venv/ready
@@ -114,6 +114,12 @@ $(LENET)/channels.tflite $(LENET)/sparse.tflite $(LENET)/clustered.tflite: $(LEN
 bench-lenet: $(foreach x,clustered sparse channels int8 float32,$(LENET)/$x.tflite)
 	$(BIN)/edgecnn bench $(patsubst %,--against %,$(wordlist 2,5,$^)) $< $(DIGITS) --split test --out $(LENET)
 	$(BIN)/python tests/benchmarks/pruning_verdict.py $(LENET)/report.json float32 --smaller 40 --drop 0.1
+
+# Every rung of the quantization ladder on networks with planted faults, and on trained ones.
+bench-ladder: out/scenes/model.h5 out/digits/model.h5
+	$(BIN)/python tests/benchmarks/ladder.py --budget 1 \
+	  --model out/digits/model.h5 $(EDGECNN_SHARED)/data/mnist.npz calibration/digits.txt \
+	  --model out/scenes/model.h5 $(EDGECNN_SHARED)/data/scenes.tar.xz calibration/scenes.txt
 
 # AlexNet and VGG-16 with a tenth of their parameters. The parents must have converged: hours on 2 cores,
 # by 'make classics EPOCHS=30'.
