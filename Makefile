@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: programs faults soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs
+.PHONY: programs faults deploy-faults soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs
 .SECONDARY:
 
 demo: .venv/ready
@@ -150,6 +150,10 @@ bench-overhead: .venv/ready
 # 200 kill -9 with the broker going up and down, then every fault that a camera box meets. A table.
 faults: .venv/ready programs
 	$(BIN)/python tests/faults.py --kills 200
+
+# A deploy broken after each of its steps in each way. A table; about 15 minutes on 2 cores.
+deploy-faults: .venv/ready programs
+	$(BIN)/python tests/deploy_faults.py
 
 # One hour at 30 frames/s: memory, descriptors, age of frames; MINUTES=2 for a look.
 MINUTES ?= 60

@@ -26,6 +26,7 @@ from broker import free_port, until
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 BLUE = (30, 40, 200)
+DISK_BYTES = 2 << 30
 
 
 class PiBox:
@@ -46,7 +47,9 @@ class PiBox:
         self.known_hosts = folder / "known_hosts"
         self.ssh_config = folder / "ssh_config"
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.units.mkdir(parents=True)
+        self.root.mkdir(parents=True)
+        self.has_own_disk = self._mount("")
+        self.units.mkdir()
         self._write_keys()
 
     def _write_keys(self) -> None:
@@ -71,6 +74,19 @@ class PiBox:
             f" IdentityFile {self.folder / 'user'}\n UserKnownHostsFile {self.known_hosts}\n"
             " GlobalKnownHostsFile /dev/null\n"
         )
+
+    def _mount(self, how: str, size: int = DISK_BYTES) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", f"{how}size={size},mode=755", "tmpfs", str(self.root)]
+        return os.getuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def fill_disk(self) -> None:
+        """Let the disk have not one free block."""
+        disk = os.statvfs(self.root)
+        assert self._mount("remount,", (disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+
+    def empty_disk(self) -> None:
+        """Give the disk its room back."""
+        assert self._mount("remount,")
 
     def know(self, public_key: str) -> None:
         """Let the workstation know a host key of this device."""
@@ -235,6 +251,8 @@ def pi_box(folder: Path) -> Iterator[PiBox]:
         yield box
     finally:
         box.power_off()
+        if box.has_own_disk:
+            subprocess.run(["umount", "--lazy", str(box.root)], check=True)
 
 
 def wait_settled(box: PiBox, seconds: float = 60) -> bool:

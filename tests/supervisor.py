@@ -1,6 +1,6 @@
 """A small init for a device that has no systemd: starts what is enabled, starts again what dies.
 
-``python supervisor.py boot UNITS`` is process 1; ``python supervisor.py ctl UNITS VERB ...`` is its systemctl.
+``supervisor.py boot UNITS`` is process 1; ``supervisor.py ctl UNITS VERB ...`` is its systemctl.
 It reads ``ExecStart``, ``Environment``, ``Restart`` and ``RestartSec`` of real unit files.
 """
 

@@ -358,13 +358,15 @@ def _as_root(found: Look, systemctl: str) -> bool:
 
 
 def _hold(link: Link, settings: dict[str, Any]) -> None:
-    """Take the lock; wait where an earlier release is still on probation.
+    """Take the lock; wait where an earlier release is on probation, or where we were cut off at work.
 
     Raises:
-        DeployError: If another deploy is at work, or that release never settles.
+        DeployError: If somebody else is deploying, or the device never settles.
     """
     who, ends_at_s = f"{getpass.getuser()}@{socket.gethostname()}", time.monotonic() + SETTLES_WITHIN_S
     while not (answer := link.ask("hold", who=who, settings=settings))["held"]:
+        if answer.get("who", who) != who:
+            raise DeployError(f"{answer['who']} is deploying to this device.", fix="Wait for it.")
         if time.monotonic() > ends_at_s:
             raise DeployError(
                 f"An earlier release has been in '{answer['phase']}' for {SETTLES_WITHIN_S:g} s.",

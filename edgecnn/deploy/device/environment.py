@@ -84,7 +84,13 @@ def _mend_picamera(pip: list[str], folder: str, files: str, way_out: str) -> Non
 def _run(command: list[str], folder: str, way_out: str) -> None:
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=folder
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            close_fds=False,
         )
     except OSError as error:
         raise Refused(f"'{command[0]}' cannot be run on the device: {error}.", way_out) from error

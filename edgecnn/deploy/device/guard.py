@@ -34,6 +34,9 @@ ATTEMPTS = 3
 STARTS_WITHIN_S = 120.0
 """A Pi Zero 2 W needs about 30 s from its start to the first frame."""
 
+MAX_STARTS = 2
+"""A camera may need a second try; what dies again and again has no use for the rest of the time."""
+
 UNWELL_FOR_S = 10.0
 """Shorter than that, a page may be slow on a busy board."""
 
@@ -61,12 +64,11 @@ class Guard:
         Raises:
             OSError: If the disk is full or the services do not obey; the watch has been started.
         """
-        phases = {PROVING: self._prove, PROBATION: self._probe, REVERTING: self._revert}
         # What was set aside is needed now; without it a full disk would stop the way back.
         remove(self._layout.path("reserve"))
         try:
             while (state := self._layout.state())["phase"] != SETTLED:
-                self._layout.set_state(self._next(state, phases[state["phase"]]))
+                self._layout.set_state(self._next(state))
             self._layout.tidy()
             self._layout.reserve()
         except OSError:
@@ -74,14 +76,14 @@ class Guard:
                 self._services.start(WATCH, wait=False)
             raise
 
-    def _next(self, state: State, phase: Callable[[State], State]) -> State:
+    def _next(self, state: State) -> State:
         attempt = state.get("attempt", 0) + 1
         # Written before anything is touched: on a full disk it stops here, and the camera goes on.
         self._layout.set_state({**state, "attempt": attempt})
         try:
             if attempt > ATTEMPTS and state["phase"] != REVERTING:
                 raise Failed(f"the device stopped {ATTEMPTS} times during its {state['phase']}")
-            return phase(state)
+            return dict(PHASES)[state["phase"]](self, state)
         except (Failed, Refused) as failure:
             return {**state, "phase": REVERTING, "attempt": 0, "reason": str(failure)}
 
@@ -148,7 +150,11 @@ class Guard:
         """
         web = release["web"]
         began_s = time.monotonic()
+        processes: set[int] = set()
         while not (seen := health(web))["healthy"]:
+            processes.add(self._services.main_pid(WATCH))
+            if len(processes - {0}) > MAX_STARTS:
+                raise Failed(f"it died {MAX_STARTS} times before it was watching")
             if time.monotonic() - began_s > STARTS_WITHIN_S:
                 raise Failed(f"it was not watching after {STARTS_WITHIN_S:g} s: {seen.get('reason', '')}")
             time.sleep(LOOK_EVERY_S)
@@ -172,6 +178,14 @@ class Guard:
             and seen["frames_count"] <= first["frames_count"]
         ):
             raise Failed("it looked at no new frame")
+
+
+PHASES: tuple[tuple[str, Callable[[Guard, State], State]], ...] = (
+    (PROVING, Guard._prove),
+    (PROBATION, Guard._probe),
+    (REVERTING, Guard._revert),
+)
+"""What the device does alone; the fault tests break in at the beginning of each."""
 
 
 def _judge(first: dict[str, Any], seen: dict[str, Any], release: dict[str, Any]) -> None:

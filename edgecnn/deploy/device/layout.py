@@ -110,6 +110,8 @@ class Layout:
     def lock(self, wait: bool) -> int | None:
         """Take the one lock of this device; it ends with the process, however that ends.
 
+        What the process has started and left behind keeps it too, so that no two write one environment.
+
         Returns:
             The descriptor that holds it; None if another process does.
         """
@@ -119,6 +121,7 @@ class Layout:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        os.set_inheritable(descriptor, True)
         return descriptor
 
     def reserve(self) -> None:

@@ -86,10 +86,7 @@ class Session:
         """Take the lock of this device, and make it ready to take something.
 
         Returns:
-            ``held``; if not, the ``phase`` that an earlier release is in.
-
-        Raises:
-            Refused: If another deploy is at work.
+            ``held``; if not, the ``phase`` that an earlier release is in, and ``who`` deploys now.
         """
         layout = self._layout
         os.umask(0o022)
@@ -103,9 +100,7 @@ class Session:
             return {"held": False, "phase": phase}
         if self._lock is None:
             with open(layout.path("lock"), encoding="utf-8") as file:
-                raise Refused(
-                    f"{file.read() or 'Another deploy'} is deploying to this device.", "Wait for it."
-                )
+                return {"held": False, "phase": "deploying", "who": file.read()}
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, who.encode(), 0)
         if settings["user"]:

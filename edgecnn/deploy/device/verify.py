@@ -50,6 +50,7 @@ def verify(folder: str, model: str, user: str | None, trust: str, frame: bool) -
             timeout=TIMEOUT_S,
             check=False,
             cwd="/",
+            close_fds=False,  # it keeps the lock
             env={**os.environ, **secrets(), **(_home(user) if user else {})},
             **(_as(user) if user else {}),
         )

@@ -1,0 +1,183 @@
+"""A deploy over a real ssh to a device on this machine, whose camera shows a rendered clip."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broker import free_port, until
+from deploy_faults import FAULTS, MOMENTS, Field, break_at, field_of, options, write_other
+
+from edgecnn.bundle import signature
+from edgecnn.deploy.device.layout import digest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("deploy"),
+    pytest.mark.skipif(
+        shutil.which("sshd", path="/usr/sbin") is None, reason="needs sshd: apt-get install openssh-server"
+    ),
+]
+
+BROKEN = [
+    ("send", "cut_the_link"),
+    ("environment", "kill_the_workstation"),
+    ("prove", "truncate_the_model"),
+    ("hand over to the device", "kill_the_device_side"),
+    ("proving", "fill_the_disk"),
+    ("probation", "reboot"),
+]
+"""One of each kind; ``make deploy-faults`` breaks in at every step in every way."""
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    with field_of(tmp_path_factory.mktemp("field")) as found:
+        yield found
+
+
+def deploy(field: Field, model: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return field.box.deploy(
+        "--model", model, "--config", field.box.config(field.clip), *options(field), *words
+    )
+
+
+def test_what_is_deployed_watches_and_the_history_says_who_and_what_and_when(field: Field) -> None:
+    running = field.box.watching()
+
+    entry = field.box.history()[-1]
+
+    assert running in [digest(str(model)) for model in field.models]
+    assert entry["files"]["fire.tflite"] == running
+    assert (entry["action"], "@" in entry["who"], entry["at"][-1]) == ("deployed", True, "Z")
+
+
+def test_the_same_deploy_once_more_changes_nothing(field: Field) -> None:
+    box = field.box
+    running, history, pid = box.watching(), box.history(), box.control("show", "edgecnn.service")
+    model = next(m for m in field.models if digest(str(m)) == running)
+
+    done = deploy(field, model)
+
+    assert (done.returncode, "unchanged" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert (box.history(), box.control("show", "edgecnn.service")) == (history, pid)
+
+
+def test_a_look_says_what_the_device_is_and_leaves_nothing_there(field: Field) -> None:
+    fresh = field.box.folder / "fresh"
+
+    done = field.box.deploy("--dry-run", "--json", "--root", fresh)
+
+    said = json.loads(done.stdout)
+    assert said["facts"]["python"] == ".".join(map(str, sys.version_info[:2]))
+    assert said["refusals"] == []
+    assert not fresh.exists()
+
+
+def test_an_unknown_host_key_stops_it_and_says_what_to_do(field: Field) -> None:
+    known = field.box.known_hosts.read_text()
+    field.box.known_hosts.write_text("")
+
+    done = field.box.deploy("--status")
+    field.box.known_hosts.write_text(known)
+
+    assert done.returncode == 1
+    assert "host key" in done.stderr
+    assert "compare the fingerprint" in done.stderr
+
+
+def test_a_device_that_is_switched_off_is_named_within_seconds(field: Field) -> None:
+    done = field.box.deploy("--status", "--port", str(free_port()))
+
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+
+
+def test_a_model_that_computes_something_else_on_the_device_never_disturbs_the_one_that_runs(
+    field: Field, tmp_path: Path
+) -> None:
+    box = field.box
+    running, pid = box.watching(), box.control("show", "edgecnn.service")
+    write_other(field.models[0], tmp_path / "bad.tflite", golden_off_by=1)
+
+    done = deploy(field, tmp_path / "bad.tflite")
+
+    assert done.returncode == 1
+    assert "gives other results here" in done.stderr
+    assert (box.watching(), box.control("show", "edgecnn.service")) == (running, pid)
+
+
+def test_a_camera_that_is_not_there_costs_nothing_but_a_refusal(field: Field) -> None:
+    running, model = field.box.watching(), field.new_model()
+    config = field.box.config(field.box.folder / "unplugged.avi")
+
+    done = field.box.deploy("--model", model, "--config", config, *options(field))
+
+    assert done.returncode == 3
+    assert "no clip, folder or camera" in done.stderr
+    assert until(lambda: field.box.watching() == running, 30)
+
+
+def test_a_watch_that_dies_on_probation_gives_way_to_the_one_before(field: Field) -> None:
+    running, model = field.box.watching(), field.new_model()
+    config = field.box.config(field.short_clip)
+
+    done = field.box.deploy("--model", model, "--config", config, *options(field))
+
+    assert done.returncode == 3
+    assert "took the release back" in done.stderr
+    assert until(lambda: field.box.watching() == running, 30)
+    assert field.box.history()[-1]["action"] == "taken back"
+
+
+def test_a_person_can_go_back_to_the_release_before(field: Field) -> None:
+    before = field.box.watching()
+    assert deploy(field, field.new_model()).returncode == 0
+
+    done = field.box.deploy("--rollback", "--probation", "1")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert field.box.watching() == before
+    assert field.box.history()[-1]["action"] == "rolled back"
+
+
+@pytest.mark.parametrize(("moment", "fault"), BROKEN)
+def test_a_deploy_that_is_broken_leaves_the_old_model_or_the_new_one_whole(
+    field: Field, moment: str, fault: str
+) -> None:
+    assert moment in MOMENTS
+
+    outcome = break_at(field, moment, next(f for f in FAULTS if f.__name__ == fault))
+
+    assert outcome.is_whole, outcome
+
+
+# The last of all: from here on the device trusts a key.
+
+
+def test_a_device_that_trusts_a_key_takes_only_what_it_has_signed_and_nothing_older(
+    field: Field, tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    key, public = signature.new_keys(tmp_path / "maker")
+    old, new = tmp_path / "old.tflite", tmp_path / "new.tflite"
+    shutil.copy(field.new_model(), old)
+    shutil.copy(field.new_model(), new)
+    signature.sign(old, key, 1)
+    signature.sign(new, key, 2)
+
+    unsigned = deploy(field, field.new_model(), "--trust", public)
+    signed = deploy(field, new)
+    older = deploy(field, old)
+    by_name = deploy(field, old, "--allow-downgrade", "1")
+
+    assert (unsigned.returncode, "is not signed" in unsigned.stderr) == (1, True), unsigned.stderr
+    assert signed.returncode == 0, signed.stdout + signed.stderr
+    assert (older.returncode, "--allow-downgrade 1" in older.stderr) == (1, True), older.stderr
+    assert by_name.returncode == 0, by_name.stderr
+    assert field.box.watching() == digest(str(old))
