@@ -122,7 +122,7 @@ def train(
     validation = read_split(dataset, "val", recipe, heads, model)
     if recipe.lookalikes.count or recipe.pasted.count:
         made = recipe.lookalikes.count + recipe.pasted.count
-        progress.on_note(f"Rendering {made} training pictures, or finding them in the cache")
+        progress.on_note(f"Rendering {made} training pictures")
         training = with_generated(training, dataset, recipe, heads)
     keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:

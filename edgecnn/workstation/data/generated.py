@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn import __version__
 from edgecnn.core.frame import Pixels, resize
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError
@@ -16,9 +15,9 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.flames import Cutout, cut_flames, pasted
 from edgecnn.workstation.data.lookalikes import lookalikes
 from edgecnn.workstation.data.picture import Picture, in_threads, listed
-from edgecnn.workstation.data.pipeline import Codes, keep_made
+from edgecnn.workstation.data.pipeline import Codes
 from edgecnn.workstation.data.targets import Targets, boxes_of, targets_of_generated
-from edgecnn.workstation.recipe import Lookalikes, Recipe
+from edgecnn.workstation.recipe import Recipe
 
 BACKGROUND_COUNT = 2000
 """Pictures that flames are put into, at most: they are held in memory."""
@@ -31,7 +30,7 @@ Made = tuple[Codes, tuple[Targets, ...]]
 def generated(
     dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
 ) -> Iterator[Made]:
-    """Render what a recipe asks for; pixels are kept in the cache, and the same seeds give the same pictures.
+    """Render what a recipe asks for, some hundred pictures a second; the same seeds give the same pictures.
 
     Args:
         dataset: Whose train split flames are put into.
@@ -55,14 +54,9 @@ def _lookalikes(
     dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
 ) -> Made:
     spec, wanted = recipe.input, recipe.lookalikes
-    onto = _backgrounds(dataset, wanted.onto, wanted.seed) if wanted.onto else ()
-
-    def make() -> Iterator[Pixels]:
-        over = _read(onto)
-        for pixels, _ in lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px, over):
-            yield pixels
-
-    codes = keep_made(_key(wanted, onto), wanted.count, spec, make)
+    over = _read(_backgrounds(dataset, wanted.onto, wanted.seed)) if wanted.onto else ()
+    every = lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px, over)
+    codes = np.stack([resize(pixels, spec) for pixels, _ in every])
     shown: list[tuple[str, ...]] = [() for _ in range(wanted.count)]
     rows = zip(heads, grids, strict=True)
     return codes, tuple(targets_of_generated(shown, [{} for _ in shown], *row, spec) for row in rows)
@@ -72,7 +66,6 @@ def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequ
     spec, wanted = recipe.input, recipe.pasted
     onto = _backgrounds(dataset, wanted.onto, wanted.seed)
     burning = _boxed_fires(dataset) if wanted.real else {}
-    # The masks are needed in any case, so that here the pixels are not worth keeping.
     every = list(pasted(_read(onto), wanted.count, wanted.seed, _flames(burning)))
     codes = np.stack([resize(one.pixels, spec) for one in every])
     shown, masks = [one.labels for one in every], [one.masks for one in every]
@@ -93,11 +86,6 @@ def _backgrounds(dataset: Dataset, folders: Sequence[str], seed: int) -> list[Pi
 
 def _read(pictures: Sequence[Picture]) -> list[Pixels]:
     return in_threads(Picture.read, pictures)
-
-
-def _key(wanted: Lookalikes, onto: Sequence[Picture]) -> str:
-    digests = in_threads(Picture.sha256, onto)
-    return "\n".join([f"edgecnn {__version__} {wanted}", *digests])
 
 
 def _boxed_fires(dataset: Dataset) -> dict[Picture, NDArray[np.bool_]]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.frame import InputSpec, Pixels, resize
+from edgecnn.core.frame import InputSpec, resize
 from edgecnn.errors import DataError
 from edgecnn.runtime.host import cache_folder
 from edgecnn.workstation.backend import tf
@@ -123,30 +123,6 @@ def _reserve(place: Path) -> None:
         return
     with place.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, place.stat().st_size)
-
-
-def keep_made(
-    key: str, count: int, spec: InputSpec, make: Callable[[], Iterable[Pixels]], cache: Path | None = None
-) -> Codes:
-    """Make pictures once: like ``codes_of``, for pictures that are rendered.
-
-    Args:
-        key: Says all that decides how they come out.
-        count: How many ``make`` gives.
-        spec: What the model eats.
-        make: Gives the pictures.
-        cache: As of ``codes_of``.
-
-    Returns:
-        As of ``codes_of``.
-    """
-    digest = hashlib.sha256(f"{_MADE_BY}\n{spec!r}\n{key}".encode()).hexdigest()
-
-    def fill(codes: Codes) -> None:
-        for position, pixels in enumerate(make()):
-            codes[position] = resize(pixels, spec)
-
-    return _kept(digest, (count, spec.height_px, spec.width_px, spec.channels), fill, cache)
 
 
 class Stack:

@@ -162,16 +162,12 @@ def _heatmap(trunk: Trunk, head: Head, name: str) -> Tensor:
     Source: the sum of a coarse and a finer score of J. Long et al., "Fully Convolutional Networks for
     Semantic Segmentation", CVPR 2015, figure 3.
     """
-    few = keras.initializers.Constant(-3.0)  # a score of 0.05
+    # A bias of -3 is a score of 0.05.
+    start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
     coarse, fine = trunk.feature_map, trunk.fine_map
     if fine is None or [2 * side for side in coarse.shape[1:3]] != list(fine.shape[1:3]):
-        layer = keras.layers.Conv2D(
-            head.neuron_count, 1, kernel_initializer="zeros", bias_initializer=few, name=name
-        )
-        return layer(coarse)
-    seen = keras.layers.Conv2D(
-        head.neuron_count, 1, kernel_initializer="zeros", bias_initializer=few, name=f"{head.name}_coarse{LOGITS}"
-    )(coarse)
+        return keras.layers.Conv2D(head.neuron_count, 1, name=name, **start)(coarse)
+    seen = keras.layers.Conv2D(head.neuron_count, 1, name=f"{head.name}_coarse{LOGITS}", **start)(coarse)
     spread = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"{head.name}_spread")(seen)
     near = keras.layers.Conv2D(
         head.neuron_count, 1, kernel_initializer="zeros", name=f"{head.name}_fine{LOGITS}"
