@@ -227,7 +227,7 @@ def compare(
 
     Source:
         Signal to quantization noise by layer: M. Nagel et al., "A White Paper on Neural Network
-        Quantization", arXiv:2106.08295, section 3.5 (its flow chart checks layers one by one).
+        Quantization", arXiv:2106.08295, whose debugging chart quantizes layers one by one.
     """
     parsed, twin = flatbuffer.parse(model), flatbuffer.parse(against)
     marks, twin_marks = landmarks(parsed), landmarks(twin)
@@ -502,8 +502,8 @@ def advice(layer: LayerFidelity) -> tuple[Rung, str]:
         The rung and the reason, which names the figure that decided.
 
     Source:
-        Which remedy belongs to which cause: M. Nagel et al., arXiv:2106.08295, sections 3.2 (ranges), 3.3
-        (equalization), 3.4 (bias), 3.5 (AdaRound) and 4 (QAT).
+        Which remedy belongs to which cause: M. Nagel et al., "A White Paper on Neural Network Quantization",
+        arXiv:2106.08295, section 3 (range setting, equalization, bias correction, AdaRound) and 4 (QAT).
     """
     cost = layer.output_sqnr_db
     if cost is None or cost >= CHEAP_DB:
