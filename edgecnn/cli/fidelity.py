@@ -44,13 +44,17 @@ def measure(
 
     from edgecnn import __version__
     from edgecnn.bundle import file as files
+    from edgecnn.bundle import flatbuffer
     from edgecnn.measure import fidelity
     from edgecnn.measure import fidelity_report as reports
     from edgecnn.runtime import predictor
 
     bundles = [files.read(path) for path in (file, against)]
-    # As bench does: a normalisation is for the files that bring none; if all do, all refuse it.
-    are_foreign = [bundle.manifest is None for bundle in bundles]
+    # A normalisation is for files that bring none and eat no bytes; where there is none, it is refused.
+    are_foreign = [
+        bundle.manifest is None and all(t.dtype != "uint8" for t in flatbuffer.parse(bundle.model).inputs)
+        for bundle in bundles
+    ]
     models = [
         predictor.load(path, threads=1, normalization=normalization if own or not any(are_foreign) else None)
         for path, own in zip((file, against), are_foreign, strict=True)
