@@ -71,7 +71,7 @@ class Guard:
                 self._layout.set_state(self._next(state))
             self._layout.tidy()
             self._layout.reserve()
-        except OSError:
+        except Exception:  # whatever it was, nobody else would start the camera again
             if self._layout.current:
                 self._services.start(WATCH, wait=False)
             raise

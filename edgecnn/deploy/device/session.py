@@ -304,8 +304,16 @@ def _make_user(name: str) -> None:
     try:
         pwd.getpwnam(name)
     except KeyError:
-        subprocess.run(
-            ["/usr/sbin/useradd", "--system", "--home-dir", "/var/lib/edgecnn", "--no-create-home", name],
-            check=True,
-            capture_output=True,
-        )
+        command = [
+            "/usr/sbin/useradd",
+            "--system",
+            "--home-dir",
+            "/var/lib/edgecnn",
+            "--no-create-home",
+            name,
+        ]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise Refused(
+                f"The user '{name}' cannot be made: {made.stderr.strip()}.", f"sudo useradd --system {name}"
+            ) from None

@@ -63,7 +63,10 @@ def verify(folder: str, model: str, user: str | None, trust: str, frame: bool) -
         raise Refused(f"The environment on the device is not whole: {error}.", "Deploy again.") from error
     if done.returncode:
         raise _refused(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError as error:
+        raise _refused(done.stderr or done.stdout) from error
     return found
 
 
