@@ -21,7 +21,7 @@ test: .venv/ready programs lint
 # What tests use for real, as command:package; they skip where it is absent and nobody may install it.
 # A library has no command: GStreamer's RTSP server is known by the file that it installs.
 RTSP := gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
-PROGRAMS := mosquitto:mosquitto faketime:faketime openssl:openssl chromium:chromium systemd-analyze:systemd ssh:openssh-client /usr/sbin/sshd:openssh-server
+PROGRAMS := mosquitto:mosquitto faketime:faketime openssl:openssl chromium:chromium systemd-analyze:systemd ssh:openssh-client /usr/sbin/sshd:openssh-server gcc:gcc g++:g++ arm-none-eabi-gcc:gcc-arm-none-eabi
 
 programs:
 	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \

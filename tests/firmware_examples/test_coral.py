@@ -270,6 +270,28 @@ def test_a_stick_that_is_put_back_is_taken_again_and_people_are_told(
     assert watch.status().faults == ()
 
 
+@needs_gcc
+def test_a_reload_tries_the_stick_at_once(model: Path, stick: Stick, tmp_path: Path) -> None:
+    plain = files.read(model)
+    assert plain.manifest is not None
+    first = files.write(
+        tmp_path / "first.tflite",
+        plain.model,
+        replace(plain.manifest, description="On the stick."),
+        plain.golden,
+    )
+    stick.is_pulled()
+    settings = ModelConfig(first.path, 1, str(stick.library), fallback=model)
+    config = Config("yard", settings, SourceConfig("fake"), (QUICK,))
+    watch = Watch(config, load_model(settings), Camera(0), [])
+    before = watch.status().model_sha256
+    stick.computes()
+
+    watch.reload(config)
+
+    assert (before, watch.status().model_sha256) == (plain.sha256, first.sha256)
+
+
 # The program, when the library takes the whole process with it ------------------------------------------
 
 
