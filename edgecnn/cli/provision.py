@@ -203,8 +203,10 @@ def _print_rehearsal(file: Path, cpu: str, here: Replay, there: Replay) -> bool:
     found = {name: difference(*pair) for name, pair in rows.items()}
     for name, row in found.items():
         if row.count:
-            flips = _flips(file, *rows[name])
-            table.add_row(name, str(row.count), str(row.differing_count), f"{row.largest:g}", str(flips))
+            flipped_count = flips(file, *rows[name])
+            table.add_row(
+                name, str(row.count), str(row.differing_count), f"{row.largest:g}", str(flipped_count)
+            )
     console = Console(highlight=False)
     console.print(f"{file}: {platform.machine()} {here.runtime} against {cpu} {there.runtime}")
     console.print(table)
@@ -218,7 +220,7 @@ def _print_rehearsal(file: Path, cpu: str, here: Replay, there: Replay) -> bool:
     return not is_integer or not (found["recorded"].differing_count or found["resized here"].differing_count)
 
 
-def _flips(file: Path, here: Arrays, there: Arrays) -> int:
+def flips(file: Path, here: Arrays, there: Arrays) -> int:
     """Count the pictures on which any head decides otherwise."""
     import numpy as np
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from importlib import metadata
@@ -228,14 +228,42 @@ def _collect(collection: _Collection) -> None:
     collection.wheels["edgecnn"] = own
     todo, seen = [(Requirement(f"edgecnn[{','.join(EXTRAS)}]"), "edgecnn")], set[str]()
     while todo:
-        requirement, asked_by = todo.pop(0)
-        if str(requirement) in seen:
+        new = {
+            str(requirement): (requirement, by) for requirement, by in todo if str(requirement) not in seen
+        }
+        seen |= set(new)
+        _fetch_missing(collection, new.values())
+        todo = [
+            (needed, requirement.name)
+            for requirement, by in new.values()
+            if (wheel := _wheel_for(collection, requirement, by)) is not None
+            for needed in requirements_of(wheel, collection.target, requirement.extras)
+        ]
+
+
+def _fetch_missing(collection: _Collection, asked: Iterable[tuple[Requirement, str]]) -> None:
+    """Look for the wheels of requirements in the folder, and fetch the others in one go."""
+    wanted: dict[str, str] = {}
+    for requirement, by in asked:
+        name = canonicalize_name(requirement.name)
+        if name in collection.wheels or _comes_from_apt(collection.target, requirement):
             continue
-        seen.add(str(requirement))
-        wheel = _wheel_for(collection, requirement, asked_by)
-        if wheel is not None:
-            needs = requirements_of(wheel, collection.target, requirement.extras)
-            todo += [(needed, requirement.name) for needed in needs]
+        pinned = _pinned(requirement)
+        found = _on_disk(collection.folder, pinned, collection.target)
+        if found is not None:
+            collection.wheels[name] = found
+        else:
+            wanted[str(pinned)] = by
+    while wanted:
+        absent = _fetch(collection, tuple(wanted))
+        if absent is None:
+            break
+        collection.missing[absent] = wanted.pop(absent)
+
+
+def _comes_from_apt(target: Target, requirement: Requirement) -> bool:
+    name = canonicalize_name(requirement.name)
+    return any(p.distribution == name and requirement.specifier.contains(p.version) for p in target.apt)
 
 
 def requirements_of(wheel: Path, target: Target, extras: Iterable[str] = ()) -> tuple[Requirement, ...]:
@@ -268,25 +296,14 @@ def requirements_of(wheel: Path, target: Target, extras: Iterable[str] = ()) -> 
 
 
 def _wheel_for(collection: _Collection, requirement: Requirement, asked_by: str) -> Path | None:
-    """Find or fetch the wheel of a requirement; None where apt provides it or there is none."""
-    name, target = canonicalize_name(requirement.name), collection.target
-    known = collection.wheels.get(name)
-    if known is not None:
-        if not requirement.specifier.contains(parse_wheel_filename(known.name)[1], prereleases=True):
-            raise DeployError(
-                f"{asked_by} needs {requirement}; '{known.name}' was chosen before.",
-                fix=f"Install versions here that go together: pip install '{requirement}'.",
-            )
-        return known
-    if any(p.distribution == name and requirement.specifier.contains(p.version) for p in target.apt):
-        return None
-    pinned = _pinned(requirement)
-    found = _on_disk(collection.folder, pinned, target) or _fetch(collection, pinned)
-    if found is None:
-        collection.missing[str(pinned)] = asked_by
-    else:
-        collection.wheels[name] = found
-    return found
+    """Give the wheel of a requirement; None where apt provides it or there is none."""
+    wheel = collection.wheels.get(canonicalize_name(requirement.name))
+    if wheel is None or requirement.specifier.contains(parse_wheel_filename(wheel.name)[1], prereleases=True):
+        return wheel
+    raise DeployError(
+        f"{asked_by} needs {requirement}; '{wheel.name}' was chosen before.",
+        fix=f"Install versions here that go together: pip install '{requirement}'.",
+    )
 
 
 def _pinned(requirement: Requirement) -> Requirement:
@@ -313,28 +330,31 @@ def _on_disk(folder: Path, requirement: Requirement, target: Target) -> Path | N
     return None
 
 
-def _fetch(collection: _Collection, requirement: Requirement) -> Path | None:
-    """Download one wheel; None where the index has none for this kind of device."""
+def _fetch(collection: _Collection, pinned: Sequence[str]) -> str | None:
+    """Download wheels, all or none; give the first that the index has not for this kind of device."""
     target, part = collection.target, collection.folder / f".{os.getpid()}.part"
     kinds = [f"cp{target.python.replace('.', '')}", "abi3", "none"]
     options = [f"--platform={name}" for name in target.platforms] + [f"--abi={kind}" for kind in kinds]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
         "--no-deps", "--only-binary=:all:", "--implementation=cp", f"--python-version={target.python}",
-        *options, f"--dest={part}", str(requirement),
+        *options, f"--dest={part}", *pinned,
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            if "No matching distribution" in done.stderr:
-                return None
+            absent = next((one for one in pinned if f"distribution found for {one}\n" in done.stderr), None)
+            if absent is not None:
+                return absent
             raise DeployError(
-                f"{requirement} cannot be fetched: {_last_error(done.stderr)}",
+                f"The wheels cannot be fetched: {_last_error(done.stderr)}",
                 fix="Check the network and try again; it goes on where it stopped.",
             )
-        (wheel,) = part.glob("*.whl")
-        collection.say(f"{wheel.name}, {wheel.stat().st_size:,} bytes")
-        return wheel.replace(collection.folder / wheel.name)
+        for wheel in sorted(part.glob("*.whl")):
+            collection.say(f"{wheel.name}, {wheel.stat().st_size:,} bytes")
+            name = parse_wheel_filename(wheel.name)[0]
+            collection.wheels[name] = wheel.replace(collection.folder / wheel.name)
+        return None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
