@@ -295,7 +295,7 @@ def convert(
         )
     bundle = made.bundle
     if key is not None:
-        signature.sign(bundle.path, key, signature.version_at(datetime.now(timezone.utc)))
+        _sign((bundle.path, *made.beside), key)
         bundle = files.read(bundle.path)
     click.echo(f"{bundle.path}: {bundle.size_bytes:,} bytes, sha256 {bundle.sha256}")
     if key is not None:
@@ -317,6 +317,16 @@ def convert(
         )
     if made.kept:
         _print_ladder(made.kept, bundle.path)
+
+
+def _sign(paths: tuple[Path, ...], key: Path) -> None:
+    """Sign the model files among some files, all with one version; a device checks no C source."""
+    from edgecnn.bundle import signature
+
+    version = signature.version_at(datetime.now(timezone.utc))
+    for path in paths:
+        if path.suffix == ".tflite":
+            signature.sign(path, key, version)
 
 
 def _print_ladder(kept: Kept, path: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from edgecnn.bundle.file import Bundle, spec_of
+from edgecnn.bundle.file import Bundle, replace_whole, spec_of
 from edgecnn.bundle.flatbuffer import Model, parse
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.core.prediction import Head
-from edgecnn.errors import BundleError, ModelError
+from edgecnn.errors import ModelError
 from edgecnn.targets.graph import Check, shape_text
 
 ALIGNMENT_BYTES: Final = 16
@@ -46,7 +45,7 @@ def write(bundle: Bundle, check: Check) -> tuple[Path, Path]:
     paths = bundle.path.with_suffix(".h"), bundle.path.with_suffix(".c")
     texts = header(bundle, check), array(bundle, paths[0].name)
     for path, text in zip(paths, texts, strict=True):
-        _replace(path, text)
+        replace_whole(path, text.encode())
     return paths
 
 
@@ -64,8 +63,8 @@ def header(bundle: Bundle, check: Check) -> str:
     methods = dict.fromkeys(method_of(operator.op) for operator in model.operators)
     numbers = {
         "NAME": _string(manifest.name),
-        "SHA256": _string(bundle.sha256),
         "BYTES": len(bundle.model),
+        "SHA256": _string(manifest.model_sha256),
         "HEIGHT_PX": height_px,
         "WIDTH_PX": width_px,
         "CHANNELS": channels,
@@ -218,16 +217,3 @@ def _string(text: str) -> str:
         '"a \\042b\\042\\077"'
     """
     return '"' + "".join(chr(b) if b in _PRINTABLE else f"\\{b:03o}" for b in text.encode()) + '"'
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BundleError(
-            f"'{path}' cannot be written: {error.strerror or error}.",
-            fix="Check that you may write there, and that there is room.",
-        ) from error

@@ -16,11 +16,14 @@ import numpy as np
 import orange
 import pytest
 from accelerator import Stick, build, needs_gcc
+from blobs import RECIPE, write_blobs
+from click.testing import CliRunner
 
 from edgecnn.bundle import file as files
-from edgecnn.bundle import flatbuffer
+from edgecnn.bundle import flatbuffer, signature
 from edgecnn.bundle.file import Bundle, Golden
 from edgecnn.bundle.manifest import Manifest
+from edgecnn.cli.workstation import convert
 from edgecnn.core.alarm import AlarmPolicy, Event
 from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.prediction import Head, Prediction
@@ -130,6 +133,33 @@ def test_without_the_compiler_there_is_a_prediction_and_no_second_file(
     fit = delivery.examine(source.model, "edgetpu")
 
     assert (fit.check.basis, fit.compiled, delivery.deliver(source, fit)) == ("prediction", None, ())
+
+
+def test_both_files_of_a_signed_conversion_are_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecnn.workstation.data.catalog import open_dataset
+    from edgecnn.workstation.recipe import parse
+    from edgecnn.workstation.train import train
+
+    data = write_blobs(tmp_path / "data")
+    model = train(parse(RECIPE), RECIPE, open_dataset(data), tmp_path / "out").path
+    secret, public = signature.new_keys(tmp_path / "maker")
+    copying = tmp_path / "bin" / compiler.NAME  # a network of which nothing is mapped comes out as it went in
+    copying.parent.mkdir()
+    copying.write_text('#!/bin/sh\ncp "$4" "$3/model_edgetpu.tflite"\n')
+    copying.chmod(0o755)
+    monkeypatch.setattr(edgetpu, "find_compiler", lambda: copying)
+    monkeypatch.setattr(compiler, "left_on_cpu", lambda *_: frozenset())
+    out = tmp_path / "m.tflite"
+
+    options = ["--data", str(data), "--target", "edgetpu", "--sign", str(secret), "--out", str(out)]
+    done = CliRunner().invoke(convert, [str(model), *options], catch_exceptions=False)
+
+    assert "m_edgetpu.tflite" in done.output
+    trusted = signature.read_trusted(public)
+    signers = {signature.verify(path, trusted) for path in (out, tmp_path / "m_edgetpu.tflite")}
+    assert len({signer.sha256 for signer in signers}) == 2
 
 
 # The files that a user installs -------------------------------------------------------------------------
