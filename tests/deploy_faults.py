@@ -211,8 +211,6 @@ def break_at(found: Field, moment: str, fault: Callable[[Field, subprocess.Popen
     old, new = box.watching(), digest(str(new_model))
     fails = moment == REVERTING
     config = box.config(found.short_clip if fails else found.clip)
-    if moment == "send":
-        found.need_new_environment()
     command = box.command("--model", new_model, "--config", config, *options(found))
     workstation = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said: list[str] = []
@@ -235,7 +233,9 @@ def break_at(found: Field, moment: str, fault: Callable[[Field, subprocess.Popen
         box.empty_disk()
         found.full = False
     _end(workstation, 120)
-    reader.join(5)
+    reader.join()
+    assert workstation.stdout is not None
+    workstation.stdout.close()
     assert wait_settled(box, 120), (box.state(), said)
     runs = _runs(box, old, new)
     last = (said or ["nothing"])[-1].strip()
@@ -289,6 +289,8 @@ def main() -> int:
             for fault in FAULTS:
                 if asked.fault and fault.__name__ not in asked.fault:
                     continue
+                if moment == "send":
+                    found.need_new_environment()
                 outcome = break_at(found, moment, fault)
                 print(outcome, flush=True)
                 outcomes.append(outcome)

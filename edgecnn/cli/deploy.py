@@ -163,6 +163,11 @@ class Transcript:
         self._stop()
         self._console.print(f"[green]ok[/] {title:<42} {seconds:6.1f} s  [dim]{_plain(note)}[/]")
 
+    def note(self, text: str) -> None:
+        """Print something that is no step."""
+        self._stop()
+        self._console.print(f"[yellow].. [/]{_plain(text)}")
+
     def progress(self, share: float) -> None:
         """Show how much of a step is done."""
         if self._spinner is not None:

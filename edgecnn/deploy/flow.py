@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from edgecnn.bundle import file
 from edgecnn.deploy import release as releases
@@ -57,6 +57,9 @@ class Show(Protocol):
 
     def done(self, title: str, note: str, seconds: float) -> None:
         """Say what has been done, in one line."""
+
+    def note(self, text: str) -> None:
+        """Say something that is no step: that the link was cut, and that it goes on."""
 
     def progress(self, share: float) -> None:
         """Say how much of a long step is done, from 0 to 1."""
@@ -150,7 +153,7 @@ def deploy(order: Order, show: Show) -> bool:
         wanted = _wanted(order, found)
         timed.note = f"{order.model.name}, {len(wanted.content) / 1e6:.1f} MB, release {wanted.id[:12]}"
     work = _Deployment(order, wanted, found, show)
-    for attempt in _attempts():
+    for attempt in _attempts(show):
         with attempt, Link(order.target, _as_root(found, order.systemctl)) as link:
             work.link = link
             if not work.run():
@@ -320,8 +323,13 @@ class _Timed:
             self._show.done(self._title, self.note, time.monotonic() - self._began_s)
 
 
-def _attempts() -> Retrying:
+def _attempts(show: Show) -> Retrying:
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        show.note(f"{error} Going on where it stopped ...")
+
     return Retrying(
+        before_sleep=tell,
         retry=retry_if_exception_type(LinkLost),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential(max=8),
@@ -390,7 +398,7 @@ def _follow(target: Target, as_root: bool, deploy: str, show: Show) -> None:
         CheckFailed: If it took the release back.
     """
     with _Timed(show, "frame, switch and probation, on the device") as timed:
-        for attempt in _attempts():
+        for attempt in _attempts(show):
             with attempt, Link(target, as_root) as link:
                 status = _settled(link, deploy)
         reason = status["state"]["reason"]

@@ -64,13 +64,14 @@ class Guard:
         Raises:
             OSError: If the disk is full or the services do not obey; the watch has been started.
         """
+        if self._layout.state()["phase"] == SETTLED:
+            return
         # What was set aside is needed now; without it a full disk would stop the way back.
         remove(self._layout.path("reserve"))
         try:
             while (state := self._layout.state())["phase"] != SETTLED:
                 self._layout.set_state(self._next(state))
             self._layout.tidy()
-            self._layout.reserve()
         except Exception:  # whatever it was, nobody else would start the camera again
             if self._layout.current:
                 self._services.start(WATCH, wait=False)
@@ -94,9 +95,8 @@ class Guard:
         is_staged = staged is not None and staged["id"] == state["release"]
         folder = layout.slot(STAGING if is_staged else trial)
         release = self._intact(folder, state)
-        trust = layout.path("trust") if os.path.isdir(layout.path("trust")) else ""
         self._services.stop(WATCH)
-        verify(folder, release["model"], self._user, trust, frame=True)
+        verify(folder, release["model"], self._user, layout.trust(), frame=True)
         if is_staged:  # only now, so that a camera that is unplugged costs nobody the way back
             remove(layout.slot(trial))
             os.rename(folder, layout.slot(trial))

@@ -107,6 +107,14 @@ class Layout:
             file.flush()
             os.fsync(file.fileno())
 
+    def keys(self) -> list[str]:
+        """Name the public keys that are trusted; with none, unsigned models are taken."""
+        return [name for name in _names(self.path("trust")) if name.endswith(".pub")]
+
+    def trust(self) -> str:
+        """Give the folder of the trusted keys; empty where there is none."""
+        return self.path("trust") if self.keys() else ""
+
     def lock(self, wait: bool) -> int | None:
         """Take the one lock of this device; it ends with the process, however that ends.
 
@@ -125,7 +133,7 @@ class Layout:
         return descriptor
 
     def reserve(self) -> None:
-        """Set some disk aside, which the guard gives back when it has to write."""
+        """Set some disk aside, for the guard to free when it has to write."""
         with open(self.path("reserve"), "wb") as file:
             file.write(bytes(RESERVE_BYTES))
             os.fsync(file.fileno())

@@ -75,7 +75,7 @@ class Session:
             "releases": {slot: layout.release(slot) for slot in SLOTS},
             "active": is_active,
             "health": health(release["web"]) if release and is_active else None,
-            "trusts": _names(layout.path("trust")),
+            "trusts": layout.keys(),
         }
 
     def do_history(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Session:
         if user:  # an address of a webhook is a secret too
             os.chown(os.path.join(staging, "watch.toml"), 0, pwd.getpwnam(user).pw_gid)
             os.chmod(os.path.join(staging, "watch.toml"), 0o640)
-        trust = layout.path("trust") if _names(layout.path("trust")) else ""
+        trust = layout.trust()
         found = verify(staging, model, user, trust, frame=False)
         if trust:
             self._refuse_downgrade(found["version"], allow_downgrade)
@@ -293,10 +293,6 @@ def _answered(session: Session, request: dict[str, Any], body: bytes) -> dict[st
 
 def _part(path: str, sha256: str) -> str:
     return f"{path}.part-{sha256[:16]}"
-
-
-def _names(folder: str) -> list[str]:
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def _make_user(name: str) -> None:
