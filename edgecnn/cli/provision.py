@@ -174,13 +174,13 @@ def sshd(ctx: click.Context, disk: Path, port: int) -> None:
     Example:
         edgecnn emulate sshd --disk pi/
     """
-    from edgecnn.deploy.emulated_host import NAME, plug_in
+    from edgecnn.deploy.emulated_host import NAME, plug_in, run
 
     assert ctx.parent is not None
     host = plug_in(_prepared(ctx.parent.params["cpu"]), disk, port, click.echo)
     click.echo(f"Reach it from another terminal: ssh -F {host.ssh_config} {NAME}")
     click.echo(f"Deploy to it: edgecnn deploy {NAME} -F {host.ssh_config} --model FILE")
-    _become(host.command(), host.environment())
+    run(host)
 
 
 def _print_rehearsal(file: Path, cpu: str, here: Replay, there: Replay) -> bool:
@@ -266,7 +266,10 @@ def _run_there(cpu: str, words: list[str]) -> None:
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
     """Hand terminal, signals and exit status over to another program."""
+    from edgecnn.deploy import calls
+
     sys.stdout.flush()
+    calls.hide()
     program = shutil.which(command[0])
     assert program is not None
     os.execve(program, command, environment)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgecnn.deploy import calls
 from edgecnn.deploy.emulator import Emulator, Say, environment, proot, whole
 from edgecnn.errors import DeployError
 
@@ -92,6 +93,22 @@ def plug_in(emulator: Emulator, folder: Path, port: int, say: Say) -> EmulatedHo
     (host.folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}", encoding="utf-8")
     host.ssh_config.write_text(_ssh_config(host), encoding="utf-8")
     return host
+
+
+def run(host: EmulatedHost) -> None:
+    """Let it run until it is interrupted; then it stops as if its plug were pulled.
+
+    Raises:
+        DeployError: If its sshd does not start.
+    """
+    with subprocess.Popen(host.command(), env=host.environment(), preexec_fn=calls.hide) as process:
+        try:
+            code = process.wait()
+        finally:
+            # proot waits for services that were left behind; with it goes all that it started.
+            process.kill()
+    if code:
+        raise DeployError(f"The emulated sshd ended with status {code}.", fix="Take another --port.")
 
 
 def _ssh_config(host: EmulatedHost) -> str:

@@ -47,8 +47,9 @@ _PACKAGES: Final = ("python3", "python3-venv", "openssh-server", "procps", "rsyn
 _OWN: Final = frozenset(
     {"bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "opt", "root", "run", "sbin", "usr", "var"}
 )
+_FOLDERS: Final = ("proc", "dev", "sys", "run/sshd", "usr/local/bin", "usr/local/lib", "var/cache/python")
 _SITE: Final = "/opt/site"
-_SOURCE: Final = "/opt/edgecnn"
+_SOURCE: Final = "/opt/source"
 _KEPT: Final = ("TERM", "LANG", "LC_ALL", "TZ", "COLUMNS", "LINES")
 
 Say = Callable[[str], None]
@@ -152,7 +153,7 @@ def _home() -> Path:
 
 
 def _root_folder() -> Path:
-    recipe = " ".join((_SUITE, *_PACKAGES))
+    recipe = " ".join((_SUITE, *_PACKAGES, *_FOLDERS))
     return _home() / f"{_SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
@@ -216,7 +217,7 @@ def _configure(root: Path) -> None:
     _write_lines(root / "etc/passwd", people)
     _write_lines(root / "etc/group", groups)
     _write_lines(root / "etc/hosts", ["127.0.0.1 localhost", "::1 localhost"])
-    for folder in ("proc", "dev", "sys", "run/sshd", "var/cache/python", _SITE[1:], f"{_SOURCE[1:]}/edgecnn"):
+    for folder in (*_FOLDERS, _SITE[1:], f"{_SOURCE[1:]}/edgecnn"):
         (root / folder).mkdir(parents=True, exist_ok=True)
 
 

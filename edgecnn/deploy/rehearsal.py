@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.deploy import calls
 from edgecnn.deploy.emulator import Emulator
 from edgecnn.errors import DeployError
 from edgecnn.runtime import replay
@@ -60,7 +61,7 @@ def rehearse(emulator: Emulator, model: Path, pictures: Sequence[NDArray[np.uint
         words = ["python3", "-m", "edgecnn.runtime.replay", f"{folder}/model.tflite", str(folder)]
         done = subprocess.run(
             emulator.command(words, folder),
-            capture_output=True, text=True, check=False, env=emulator.environment(),
+            capture_output=True, text=True, check=False, env=emulator.environment(), preexec_fn=calls.hide,
         )  # fmt: skip
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["it says nothing"]
