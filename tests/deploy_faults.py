@@ -29,7 +29,7 @@ from edgecnn.deploy.device.layout import REVERTING, SETTLED, digest
 from edgecnn.deploy.flow import STEPS
 from edgecnn.deploy.wheel import own_wheel
 
-PROBATION_S = 2
+PROBATION_S = 1
 MOMENTS = [title for title, _ in STEPS] + [phase for phase, _ in PHASES]
 
 
@@ -105,7 +105,7 @@ def write_wheelhouse(folder: Path, pad: str) -> None:
         wheelhouse.Wheel(n, digest(str(folder / n)) or "", (folder / n).stat().st_size) for n in names
     )
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    index = wheelhouse.Wheelhouse("bookworm-arm64", python, files)
+    index = wheelhouse.Wheelhouse("this machine", python, files)
     (folder / wheelhouse.INDEX).write_bytes(msgspec.json.encode(index))
 
 

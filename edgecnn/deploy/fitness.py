@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from edgecnn.deploy.wheelhouse import TARGETS, Wheelhouse
 from edgecnn.errors import DeployError
 
 PYTHONS: Final = ("3.10", "3.11", "3.12", "3.13")
@@ -185,6 +186,18 @@ def _of_room(facts: Facts, has_environment: bool) -> Iterator[Refusal]:
             f"It has {facts.memory_bytes >> 20} MB of memory; {MEMORY_BYTES >> 20} MB are needed.",
             "Use a board with 512 MB or more.",
         )
+
+
+def of_wheels(facts: Facts, house: Wheelhouse | None) -> tuple[Refusal, ...]:
+    """Refuse wheels for another processor: pip would say so too, after minutes."""
+    target = TARGETS.get(house.target) if house else None
+    if target is None or target.machine == facts.machine:
+        return ()
+    fitting = [name for name, other in TARGETS.items() if other.machine == facts.machine]
+    way = f"edgecnn wheelhouse --for {fitting[0]}" if fitting else "install from the net"
+    return (
+        Refusal(f"The wheelhouse is for {target.machine}; it is {facts.machine}.", f"Take another: {way}."),
+    )
 
 
 def python_of(facts: Facts, python: str | None) -> str | None:

@@ -18,7 +18,7 @@ from edgecnn.deploy import release as releases
 from edgecnn.deploy import wheelhouse
 from edgecnn.deploy.device.layout import DEPLOYED, ROLLED_BACK, SETTLED
 from edgecnn.deploy.device.services import GUARD, WATCH
-from edgecnn.deploy.fitness import Facts, Refusal, facts_from, refusals, refuse
+from edgecnn.deploy.fitness import Facts, Refusal, facts_from, of_wheels, refusals, refuse
 from edgecnn.deploy.release import CONFIG, Release, sha256
 from edgecnn.deploy.remote import Link, LinkLost, Target
 from edgecnn.errors import CheckFailed, DeployError
@@ -118,7 +118,7 @@ def look(target: Target, folder: Path | None, systemctl: str) -> Look:
     Raises:
         DeployError: If it cannot be reached.
     """
-    python = wheelhouse.read(folder).python if folder else None
+    house = wheelhouse.read(folder) if folder else None
     with Link(target) as link:
         asked_s = time.time()
         facts = facts_from(link.ask("facts"))
@@ -126,7 +126,9 @@ def look(target: Target, folder: Path | None, systemctl: str) -> Look:
         clock_s = facts.clock_utc_s
         skew_s = max(0.0, clock_s - time.time()) + min(0.0, clock_s - asked_s)
         status = link.ask("status")
+    python = house.python if house else None
     found = refusals(facts, skew_s, python, not systemctl, status["current"] is not None)
+    found += of_wheels(facts, house)
     return Look(facts, skew_s, status, found)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from edgecnn.deploy.device.facts import facts as look
-from edgecnn.deploy.fitness import Facts, described, facts_from, python_of, refusals, refuse
+from edgecnn.deploy.fitness import Facts, described, facts_from, of_wheels, python_of, refusals, refuse
+from edgecnn.deploy.wheelhouse import Wheelhouse
 from edgecnn.errors import DeployError
 
 PI_4 = Facts(
@@ -84,6 +85,14 @@ def test_a_wheelhouse_for_another_python_is_refused() -> None:
 
     assert "for Python 3.13" in refusal.found
     assert "edgecnn wheelhouse" in refusal.fix
+
+
+def test_a_wheelhouse_for_another_processor_is_refused_with_the_one_to_take() -> None:
+    (refusal,) = of_wheels(PI_4, Wheelhouse("bookworm-armhf", "3.11", ()))
+
+    assert "for armv7l; it is aarch64" in refusal.found
+    assert "--for bookworm-arm64" in refusal.fix
+    assert of_wheels(PI_4, Wheelhouse("bookworm-arm64", "3.11", ())) == ()
 
 
 def test_a_32_bit_system_with_debians_opencv_carries_a_release() -> None:
