@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -105,10 +107,30 @@ def run(host: EmulatedHost) -> None:
         try:
             code = process.wait()
         finally:
-            # proot waits for services that were left behind; with it goes all that it started.
-            process.kill()
+            unplug(process)
     if code:
         raise DeployError(f"The emulated sshd ended with status {code}.", fix="Take another --port.")
+
+
+def unplug(process: subprocess.Popen[bytes]) -> None:
+    """Stop an emulated Pi at once, as if its plug were pulled.
+
+    proot must not go first: what it has started would run on, with the files of this machine for its own.
+    """
+    while process.poll() is None:
+        for pid in _traced_by(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+
+
+def _traced_by(tracer: int) -> Iterator[int]:
+    """List the processes that another one traces, by what the kernel says."""
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            if f"TracerPid:\t{tracer}\n" in status.read_text():
+                yield int(status.parent.name)
 
 
 def _ssh_config(host: EmulatedHost) -> str:
