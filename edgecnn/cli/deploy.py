@@ -33,7 +33,7 @@ _SHOWN_DIGITS = 12
 )
 @click.option(
     "--trust",
-    type=click.Path(path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="A .pub file: from now on the device takes only what this key has signed.",
 )
 @click.option(

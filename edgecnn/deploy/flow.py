@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from edgecnn.bundle import file
+from edgecnn.bundle import file, signature
 from edgecnn.deploy import release as releases
 from edgecnn.deploy import wheelhouse
 from edgecnn.deploy.device.layout import DEPLOYED, ROLLED_BACK, SETTLED
@@ -146,7 +146,12 @@ def deploy(order: Order, show: Show) -> bool:
         BundleError: If the model file is damaged here.
         CheckFailed: If the device took it back.
         DeployError: If the device cannot be reached, or refuses.
+        SignatureError: If the key to be trusted is none.
     """
+    # What is wrong here is said before anybody waits for the device.
+    file.read(order.model)
+    if order.trust:
+        signature.read_trusted(order.trust)
     with _Timed(show, "look at the device") as timed:
         found = look(order.target, order.wheelhouse, order.systemctl)
         refuse(order.target.host, found.refusals)

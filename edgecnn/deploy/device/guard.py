@@ -66,13 +66,13 @@ class Guard:
         """
         if self._layout.state()["phase"] == SETTLED:
             return
-        # What was set aside is needed now; without it a full disk would stop the way back.
-        remove(self._layout.path("reserve"))
         try:
             while (state := self._layout.state())["phase"] != SETTLED:
                 self._layout.set_state(self._next(state))
             self._layout.tidy()
         except Exception:  # whatever it was, nobody else would start the camera again
+            # The service starts this anew; what was set aside lets it write then, if the disk is full.
+            remove(self._layout.path("reserve"))
             if self._layout.current:
                 self._services.start(WATCH, wait=False)
             raise
