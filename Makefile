@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: programs faults deploy-faults soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs
+.PHONY: programs faults deploy-faults soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs emulate
 .SECONDARY:
 
 demo: .venv/ready
@@ -154,6 +154,15 @@ faults: .venv/ready programs
 # A deploy broken after each of its steps in each way. A table; about 15 minutes on 2 cores.
 deploy-faults: .venv/ready programs
 	$(BIN)/python tests/deploy_faults.py
+
+# An emulated 64-bit Pi: its tests, then every int8 model at hand on it and here. The first time it fetches
+# 240 MB and takes one to two minutes.
+EMULATOR := debootstrap:debootstrap proot:proot qemu-aarch64-static:qemu-user-static
+REFERENCES := $(foreach x,mobilenet_v1_0.25_128_quant mobilenet_v1_0.5_160_quant mobilenet_v2_1.0_224_quant vww_96_int8 pretrainedResnet_quant,$(EDGECNN_SHARED)/reference_models/$x.tflite)
+emulate: .venv/ready
+	@$(MAKE) --no-print-directory programs PROGRAMS='$(PROGRAMS) $(EMULATOR)'
+	EDGECNN_EMULATE=1 $(BIN)/python -m pytest tests/deploy/test_emulator.py
+	$(BIN)/python tests/emulated_parity.py $(wildcard out/*/int8.tflite) $(REFERENCES) $(SCENES) --count 50
 
 # One hour at 30 frames/s: memory, descriptors, age of frames; MINUTES=2 for a look.
 MINUTES ?= 60
