@@ -16,6 +16,7 @@ from edgecnn.watch import config as configs
 from edgecnn.watch.config import Config, ModelConfig, SourceConfig, WebConfig, secret
 from edgecnn.watch.history import History
 from edgecnn.watch.loop import Model, Watch, load_model
+from edgecnn.watch.memory import share_arenas
 from edgecnn.watch.mute import Mute
 from edgecnn.watch.service import LifeSign, Notifier, supervise
 from edgecnn.watch.sinks.outbox import Outbox
@@ -48,6 +49,7 @@ def run(
     Raises:
         EdgecnnError: If anything that the configuration names is missing, damaged or does not fit.
     """
+    share_arenas()
     notifier = Notifier.from_environment()
     with ExitStack() as stack:
         model = model or load_model(config.model)

@@ -52,7 +52,7 @@ class Picamera2:
     def __init__(self, camera_num: int = 0) -> None:
         if camera_num != 0:
             raise IndexError("list index out of range")
-        self._scene, self._scenes_per_second = _read(os.environ["EDGECNN_TEST_CLIP"])
+        self._scene = Scene(os.environ["EDGECNN_TEST_CLIP"])
         self._due_s = time.monotonic()
 
     def create_video_configuration(
@@ -79,8 +79,7 @@ class Picamera2:
         self._due_s = max(self._due_s + self._period_s, time.monotonic() - self._period_s)
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         width, height = self._main["size"]
-        seen = int((time.monotonic() - self._began_s) * self._scenes_per_second) % len(self._scene)
-        pixels_bgr = cv2.resize(self._scene[seen], (width, height))
+        pixels_bgr = cv2.resize(self._scene.at(time.monotonic() - self._began_s), (width, height))
         rows = np.full((height, self._main["stride"]), 255, np.uint8)
         rows[:, : width * 3] = pixels_bgr.reshape(height, -1)
         request = Request(rows.ravel(), self._main, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
@@ -93,10 +92,20 @@ class Picamera2:
         pass
 
 
-def _read(path: str) -> tuple[list[np.ndarray], float]:
-    capture, frames = cv2.VideoCapture(path), []
-    frames_per_second = capture.get(cv2.CAP_PROP_FPS)
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    capture.release()
-    return frames, frames_per_second
+class Scene:
+    """A clip that is played again and again, one picture in memory: what the box itself takes is measured."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._capture = path, cv2.VideoCapture(path)
+        self._frames_per_second = self._capture.get(cv2.CAP_PROP_FPS)
+        self._count = 0
+
+    def at(self, seconds: float) -> np.ndarray:
+        while self._count <= seconds * self._frames_per_second:
+            known, pixels_bgr = self._capture.read()
+            if not known:
+                self._capture.open(self._path)
+                continue
+            self._pixels_bgr = pixels_bgr
+            self._count += 1
+        return self._pixels_bgr
