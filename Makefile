@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: programs faults deploy-faults soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs emulate
+.PHONY: programs faults deploy-faults fleet soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs emulate
 .SECONDARY:
 
 demo: .venv/ready
@@ -163,6 +163,10 @@ emulate: .venv/ready
 	@$(MAKE) --no-print-directory programs PROGRAMS='$(PROGRAMS) $(EMULATOR)'
 	EDGECNN_EMULATE=1 $(BIN)/python -m pytest tests/deploy/test_emulator.py
 	$(BIN)/python tests/emulated_parity.py $(wildcard out/*/int8.tflite) $(REFERENCES) $(SCENES) --count 50
+
+# The Ansible playbook rolls out to three devices, of which one fails; minutes. Its first steps are in `make test`.
+fleet: .venv/ready programs
+	EDGECNN_FLEET=1 $(BIN)/python -m pytest tests/firmware_examples/test_fleet.py
 
 # One hour at 30 frames/s: memory, descriptors, age of frames; MINUTES=2 for a look.
 MINUTES ?= 60

@@ -243,9 +243,9 @@ def write_clip(path: Path, seconds: float, colour_rgb: tuple[int, int, int] = BL
 
 
 @contextlib.contextmanager
-def pi_box(folder: Path) -> Iterator[PiBox]:
+def pi_box(folder: Path, name: str = "porch") -> Iterator[PiBox]:
     """Lend a device that is switched on."""
-    box = PiBox(folder)
+    box = PiBox(folder, name)
     box.boot()
     try:
         yield box
