@@ -74,7 +74,7 @@ def field_of(folder: Path) -> Iterator[Field]:
     faults.write_model(models[0])
     write_other(models[0], models[1])
     (folder / "box").mkdir()
-    clips = write_clip(folder / "clip.avi", 1800), write_clip(folder / "short.avi", 3)
+    clips = write_clip(folder / "clip.avi", 1800), write_clip(folder / "short.avi", 1)
     wheels = folder / "wheels"
     write_wheelhouse(wheels, "")
     with pi_box(folder / "box") as box:
