@@ -44,6 +44,8 @@ class Field:
         short_clip: What a camera sees that gives up.
         wheels: What the device installs from.
         builds: Counts environments, so that each can be a new one.
+        full: Whether the disk has been filled.
+        new: Digest of the model that is being deployed.
     """
 
     box: PiBox
@@ -53,6 +55,7 @@ class Field:
     wheels: Path
     builds: int = 0
     full: bool = False
+    new: str | None = None
 
     def new_model(self) -> Path:
         """Give the model that does not run now."""
@@ -151,9 +154,8 @@ def break_the_golden_output(found: Field, workstation: subprocess.Popen[str]) ->
 
 
 def _change_new(found: Field, change: Callable[[Path], object]) -> None:
-    new = digest(str(found.new_model()))
     for path in found.box.root.glob("slots/*/*.tflite"):
-        if digest(str(path)) == new:
+        if digest(str(path)) == found.new:
             change(path)
 
 
@@ -209,6 +211,7 @@ def break_at(found: Field, moment: str, fault: Callable[[Field, subprocess.Popen
     """Deploy the other model, and break it once a step is done, or once the device is in a phase."""
     box, new_model = found.box, found.new_model()
     old, new = box.watching(), digest(str(new_model))
+    found.new = new
     fails = moment == REVERTING
     config = box.config(found.short_clip if fails else found.clip)
     command = box.command("--model", new_model, "--config", config, *options(found))
