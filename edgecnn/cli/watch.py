@@ -15,7 +15,8 @@ import click
 @click.option(
     "--source",
     metavar="SRC",
-    help="Instead of CONFIG: picamera, /dev/video0, 0, a clip, a folder, rtsp://..., http://...",
+    help="Instead of CONFIG: picamera, /dev/video0, 0, a clip, a folder, rtsp://..., http://..., "
+    "or replay:ID of an incident or its clip.",
 )
 @click.option(
     "--label", "labels", multiple=True, help="What to watch; may be given twice. Default: fire and smoke."
