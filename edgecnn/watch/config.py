@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,10 @@ _NOT_NEGATIVE: Final = (
     "clips.pre_roll_s",
     "clips.post_roll_s",
 )
+_NO_PATH: Final = re.compile(r"picamera(:\d+)?|\d+|[a-z]+://.*|replay:[^./]*", re.IGNORECASE | re.DOTALL)
+"""A camera, a stream, or an incident by its id, which has neither dot nor slash."""
+
+_REPLAY: Final = "replay:"
 _LOCAL_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -338,12 +343,29 @@ def _resolved(config: Config, folder: Path) -> Config:
             trusted_keys=maybe(config.model.trusted_keys),
             fallback=maybe(config.model.fallback),
         ),
-        source=replace(config.source, password_file=maybe(config.source.password_file)),
+        source=replace(
+            config.source,
+            uri=_placed(config.source.uri, folder),
+            password_file=maybe(config.source.password_file),
+        ),
         journal=replace(config.journal, folder=at(config.journal.folder)),
         mqtt=mqtt and replace(mqtt, password_file=maybe(mqtt.password_file), ca_file=maybe(mqtt.ca_file)),
         webhook=webhook and replace(webhook, secret_file=maybe(webhook.secret_file)),
         web=replace(config.web, token_file=maybe(config.web.token_file)),
     )
+
+
+def _placed(uri: str, folder: Path) -> str:
+    """Let the path of a clip or a folder count from another folder; every other source stays as it is.
+
+    Example:
+        >>> [_placed(uri, Path("/srv")) for uri in ("clip.mp4", "replay:old/clip.mp4", "picamera")]
+        ['/srv/clip.mp4', 'replay:/srv/old/clip.mp4', 'picamera']
+    """
+    if _NO_PATH.fullmatch(uri):
+        return uri
+    name = uri.removeprefix(_REPLAY)
+    return f"{uri[: len(uri) - len(name)]}{folder / Path(name).expanduser()}"
 
 
 def _refuse_impossible_values(config: Config) -> None:

@@ -62,6 +62,26 @@ def test_a_whole_file_is_read_and_its_paths_count_from_its_folder(tmp_path: Path
     assert (found.webhook, found.gpio) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("written", "uri"),
+    [
+        ("clips/fire.mp4", "/srv/clips/fire.mp4"),
+        ("frames", "/srv/frames"),
+        ("/clips/fire.mp4", "/clips/fire.mp4"),
+        ("replay:old/fire.mp4", "replay:/srv/old/fire.mp4"),
+        ("replay:0192-4fa3", "replay:0192-4fa3"),
+        ("picamera:1", "picamera:1"),
+        ("0", "0"),
+        ("/dev/video0", "/dev/video0"),
+        ("http://camera/stream", "http://camera/stream"),
+    ],
+)
+def test_the_path_of_a_clip_counts_from_the_folder_of_the_file_and_a_camera_stays_what_it_is(
+    written: str, uri: str
+) -> None:
+    assert parse(GOOD.replace("rtsp://cam/1", written), Path("/srv")).source.uri == uri
+
+
 def test_what_is_left_out_is_as_described() -> None:
     found = parse(GOOD.partition("[journal]")[0], Path("/etc/edgecnn"))
 
