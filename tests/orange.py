@@ -40,14 +40,14 @@ def write_model(path: Path) -> Bundle:
     return tiny_models.write(path, model, labels=("no_fire", "fire"), kind="sigmoid", name="orange")
 
 
-def write_heat_model(path: Path) -> Bundle:
+def write_heat_model(path: Path, input_spec: InputSpec = HEAT_INPUT) -> Bundle:
     """Write an int8 model that says of each cell of 8 x 8 pixels how far red is above blue there."""
     from edgecnn.workstation.backend import keras
 
     layers = keras.layers
     network = keras.Sequential(
         [
-            layers.Input((HEAT_INPUT.height_px, HEAT_INPUT.width_px, 3)),
+            layers.Input((input_spec.height_px, input_spec.width_px, 3)),
             layers.Rescaling(1 / 255),
             layers.Conv2D(1, CELL, strides=CELL, use_bias=False),
             layers.Conv2D(1, 1, activation="sigmoid"),
@@ -56,9 +56,9 @@ def write_heat_model(path: Path) -> Bundle:
     kernel = np.broadcast_to(np.float32([1, 0, -1])[:, None], (CELL, CELL, 3, 1)) / CELL**2
     network.layers[1].set_weights([kernel])
     network.layers[2].set_weights([np.full((1, 1, 1, 1), 24, np.float32), np.float32([-10.0])])
-    model = _converted(network, HEAT_INPUT.height_px, HEAT_INPUT.width_px)
+    model = _converted(network, input_spec.height_px, input_spec.width_px)
     head = Head("where", "heatmap", ("fire",))
-    return tiny_models.write(path, model, heads=(head,), input=HEAT_INPUT, name="heat")
+    return tiny_models.write(path, model, heads=(head,), input=input_spec, name="heat")
 
 
 def _converted(network: Any, height_px: int, width_px: int) -> bytes:

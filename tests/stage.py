@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecnn.core.alarm import AlarmPolicy
-from edgecnn.core.frame import Frame, Pixels
+from edgecnn.core.frame import Frame, InputSpec, Pixels
 from edgecnn.core.prediction import Prediction, StageTimes
 from edgecnn.watch.config import Config, ModelConfig, SourceConfig
 from edgecnn.watch.history import History
@@ -40,6 +40,7 @@ class StagedWatch:
             throttled=False,
         )
     )
+    input: InputSpec = field(default_factory=lambda: InputSpec(96, 128))
     shown: tuple[Frame, Prediction] | None = None
 
     def status(self) -> Status:

@@ -62,6 +62,21 @@ class Window:
             height_px / spec.height_px,
         )
 
+    def in_picture(self, box: Box) -> Box:
+        """Say where a box of the input lies in the picture; what reaches over the border is cut off.
+
+        Example:
+            >>> Window(top=0.25, height=0.5).in_picture((0.0, 0.0, 0.5, 0.5))
+            (0.0, 0.0, 0.5, 0.5)
+        """
+        left, top, right, bottom = box
+        return (
+            _share(left, self.left, self.width),
+            _share(top, self.top, self.height),
+            _share(right, self.left, self.width),
+            _share(bottom, self.top, self.height),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Aim:
@@ -150,12 +165,7 @@ def box_of(aim: Aim, prediction: Prediction, window: Window = Window()) -> Box |
     found_rows, found_columns = np.nonzero(marks == marks[peak])
     left, right = found_columns.min() / columns, (found_columns.max() + 1) / columns
     top, bottom = found_rows.min() / rows, (found_rows.max() + 1) / rows
-    return (
-        _share(left, window.left, window.width),
-        _share(top, window.top, window.height),
-        _share(right, window.left, window.width),
-        _share(bottom, window.top, window.height),
-    )
+    return window.in_picture((left, top, right, bottom))
 
 
 def _share(position: float, start: float, length: float) -> float:

@@ -174,6 +174,11 @@ class Watch:
         said = f"{error.message} {error.fix}" if isinstance(error, EdgecnnError) else repr(error)
         self._note("reload", f"The old configuration goes on: {said}")
 
+    @property
+    def input(self) -> InputSpec:
+        """What the resize makes of a picture, of the model in force."""
+        return self._model.input
+
     def status(self) -> Status:
         """Give a snapshot of how it is; from any thread."""
         seen, now_s = self._seen, self._clock.now_s()

@@ -11,11 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.core.alarm import Box
 from edgecnn.core.frame import Pixels
+from edgecnn.core.zones import Window
 from edgecnn.errors import RuntimeFault
 
 WIDTH_PX: Final = 640
 """A phone's screen is no wider, and a JPEG of 640 x 480 takes 1 ms to make."""
+
+_WHOLE: Final = Window()
 
 
 def encode(pixels_rgb: Pixels, width_px: int) -> bytes:
@@ -31,15 +35,16 @@ def encode(pixels_rgb: Pixels, width_px: int) -> bytes:
     return jpeg.tobytes()
 
 
-def boxes(heat: NDArray[np.float32], threshold: float) -> list[tuple[float, float, float, float]]:
+def boxes(heat: NDArray[np.float32], threshold: float, window: Window = _WHOLE) -> list[Box]:
     """Draw a box around each group of cells that touch and reach the threshold.
 
     Args:
         heat: Shape (rows, columns), in [0, 1].
         threshold: From which a cell counts.
+        window: Where the picture lies in the heatmap.
 
     Returns:
-        Left, top, right and bottom of each, in [0, 1] of the picture.
+        Left, top, right and bottom of each, in [0, 1] of the picture; none for a group beside it.
 
     Example:
         >>> boxes(np.float32([[0, 0.9], [0, 0.8]]), 0.5)
@@ -48,10 +53,11 @@ def boxes(heat: NDArray[np.float32], threshold: float) -> list[tuple[float, floa
     rows, columns = heat.shape
     _, _, found, _ = cv2.connectedComponentsWithStats((heat >= threshold).astype(np.uint8))
     # The first group is the background.
-    return [
-        (left / columns, top / rows, (left + width) / columns, (top + height) / rows)
+    placed = [
+        window.in_picture((left / columns, top / rows, (left + width) / columns, (top + height) / rows))
         for left, top, width, height, _ in found[1:].tolist()
     ]
+    return [box for box in placed if box[0] < box[2] and box[1] < box[3]]
 
 
 def parts(clip: Path) -> Iterator[bytes]:

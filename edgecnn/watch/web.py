@@ -27,8 +27,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from edgecnn.core.alarm import AlarmPolicy
-from edgecnn.core.frame import Frame
+from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.prediction import Prediction
+from edgecnn.core.zones import Window
 from edgecnn.errors import RecipeError, RuntimeFault
 from edgecnn.watch import metrics
 from edgecnn.watch.config import Config, WebConfig
@@ -56,6 +57,10 @@ class Watched(Protocol):
     @property
     def config(self) -> Config:
         """The configuration in force."""
+
+    @property
+    def input(self) -> InputSpec:
+        """What the resize makes of a picture."""
 
     def status(self) -> Status:
         """Give a snapshot of how it is."""
@@ -295,6 +300,8 @@ def _described(frame: Frame, prediction: Prediction, watched: Watched) -> dict[s
     """Say of a picture what is drawn over it."""
     status = watched.status()
     policies = {policy.label: policy for policy in watched.config.alarm}
+    height, width = frame.pixels_rgb.shape[:2]
+    window = Window.of(watched.input, height, width)
     maps = []
     for head, scores in prediction.heads.items():
         if scores.ndim != 3:
@@ -310,11 +317,17 @@ def _described(frame: Frame, prediction: Prediction, watched: Watched) -> dict[s
                     "rows": heat.shape[0],
                     "columns": heat.shape[1],
                     "cells": cells,
-                    "boxes": boxes(heat, policies[label].on_score),
+                    "boxes": boxes(heat, policies[label].on_score, window),
                 }
             )
-    height, width = frame.pixels_rgb.shape[:2]
-    return {"mark": _mark(frame), "width": width, "height": height, "index": frame.index, "maps": maps}
+    return {
+        "mark": _mark(frame),
+        "width": width,
+        "height": height,
+        "index": frame.index,
+        "window": asdict(window),
+        "maps": maps,
+    }
 
 
 def _mark(frame: Frame) -> str:

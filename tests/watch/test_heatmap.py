@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stage import StagedIncidents
 
 from edgecnn.core.alarm import AlarmPolicy, Event, Zone
-from edgecnn.core.frame import Frame
+from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.prediction import Prediction
 from edgecnn.runtime.predictor import TflitePredictor, load
 from edgecnn.watch.config import Config, ModelConfig, SourceConfig, WebConfig
@@ -149,11 +149,37 @@ def page_of(model: TflitePredictor, frame: Frame) -> Iterator[WebServer]:
 
 @pytest.mark.xdist_group("chromium")
 def test_the_page_draws_the_heat_where_the_flames_are(model: TflitePredictor, clip: list[Frame]) -> None:
+    changed = heat_on_page(model, clip[-1])
+
+    rows, columns = np.nonzero(changed)
+    height, width = changed.shape
+    assert changed.mean() > 0.01
+    assert HEARTH[0][0] < columns.mean() / width < HEARTH[2][0]
+    assert HEARTH[0][1] < rows.mean() / height < HEARTH[2][1]
+    assert not changed[:, : int(0.35 * width)].any()
+
+
+@pytest.mark.xdist_group("chromium")
+def test_the_page_draws_no_heat_for_the_black_borders_that_a_model_saw(tmp_path: Path) -> None:
+    spec = InputSpec(96, 128, resize="letterbox")
+    orange.write_heat_model(tmp_path / "heat.tflite", spec)
+    pixels_rgb = np.full((120, 320, 3), 90, np.uint8)  # half of the model's input is border
+    pixels_rgb[:60, :80] = (255, 100, 0)
+
+    changed = heat_on_page(load(tmp_path / "heat.tflite", threads=1), Frame(pixels_rgb, 0.0, 0, "still"))
+
+    assert changed.shape == (120, 320)
+    assert changed[20:28, 4:60].mean() > 0.9  # below the name of the label, which hides the rest
+    assert not changed[84:].any()
+
+
+def heat_on_page(model: TflitePredictor, frame: Frame) -> NDArray[np.bool_]:
+    """Say which pixels of the live picture look different with the heat; boxes are drawn both times."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
     if not (chromium := Path("/usr/bin/chromium")).exists():
         pytest.skip("needs a browser: apt-get install chromium")
 
-    with page_of(model, clip[-1]) as server, playwright.sync_playwright() as driver:
+    with page_of(model, frame) as server, playwright.sync_playwright() as driver:
         arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
         browser = driver.chromium.launch(executable_path=str(chromium), args=arguments)
         page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
@@ -165,14 +191,8 @@ def test_the_page_draws_the_heat_where_the_flames_are(model: TflitePredictor, cl
         without_heat = canvas_of(page)
         browser.close()
 
-    # Boxes are drawn both times.
-    changed = np.abs(with_heat - without_heat).max(axis=2) > 20
-    rows, columns = np.nonzero(changed)
-    height, width = changed.shape
-    assert changed.mean() > 0.01
-    assert HEARTH[0][0] < columns.mean() / width < HEARTH[2][0]
-    assert HEARTH[0][1] < rows.mean() / height < HEARTH[2][1]
-    assert not changed[:, : int(0.35 * width)].any()
+    found: NDArray[np.bool_] = np.abs(with_heat - without_heat).max(axis=2) > 20
+    return found
 
 
 def canvas_of(page: Any) -> NDArray[np.int16]:

@@ -22,6 +22,8 @@ import pytest
 from stage import FIRE, StagedIncidents, StagedWatch
 
 from edgecnn.core.alarm import AlarmPolicy
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.zones import Window
 from edgecnn.errors import RecipeError, RuntimeFault
 from edgecnn.watch import web
 from edgecnn.watch.config import WebConfig
@@ -203,6 +205,22 @@ def test_the_live_picture_comes_with_the_heatmap_and_the_boxes_of_that_very_fram
     ]
     assert picture.shape == (48, 64, 3)
     assert np.abs(picture[..., ::-1].astype(int) - ORANGE).max() < 8
+
+
+def test_boxes_lie_in_the_picture_and_not_in_the_black_borders_that_the_model_saw(box: Box) -> None:
+    box.watch.input = InputSpec(96, 128, resize="letterbox")
+    box.watch.play(np.zeros((24, 64, 3), np.uint8), 0.9, 1.0, 7)  # half of the height is border
+
+    (found,) = live(box)[0]["maps"][0]["boxes"]
+
+    assert found == [0.5, 0.5, 0.75, 1.0]  # of the input: from 0.5 to 0.83; the picture ends at 0.75
+
+
+def test_what_is_hot_in_a_black_border_gets_no_box() -> None:
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 0.9
+
+    assert boxes(heat, 0.5, Window(top=0.25, height=0.5)) == []
 
 
 def test_a_browser_gets_the_next_picture_and_never_the_same_one_again(
