@@ -1,6 +1,6 @@
 """Every int8 model at hand on this machine and on an emulated Pi: a table of what differs.
 
-Ends with 3 if an integer differs for the same bytes, by more than a softmax may be off.
+Ends with 3 if an integer of a file of ours differs for the same bytes, by more than a softmax may be off.
 
 Example:
     python tests/emulated_parity.py MODEL... --data data/scenes --count 50
@@ -63,9 +63,10 @@ def main(models: tuple[Path, ...], data: Path, count: int, cpus: tuple[str, ...]
                 flips(model, here.outputs, there.outputs), f"{time.perf_counter() - began:.0f}",
             )  # fmt: skip
             click.echo(f"| {' | '.join(map(str, cells))} |")
-            is_equal &= is_close(model, here.recorded, there.recorded) and is_close(
-                model, here.same, there.same
-            )
+            # Of others' files nothing is promised: the table tells how it is.
+            if recorded.count:
+                is_equal &= is_close(model, here.recorded, there.recorded)
+                is_equal &= is_close(model, here.same, there.same)
     raise SystemExit(0 if is_equal else 3)
 
 
