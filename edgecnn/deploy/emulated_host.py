@@ -103,6 +103,9 @@ def run(host: EmulatedHost) -> None:
     Raises:
         DeployError: If its sshd does not start.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A shell starts what is in its background with SIGINT ignored.
+        signal.signal(number, signal.default_int_handler)
     with subprocess.Popen(host.command(), env=host.environment(), preexec_fn=calls.hide) as process:
         try:
             code = process.wait()

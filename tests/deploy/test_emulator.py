@@ -188,7 +188,7 @@ def test_a_damaged_model_is_refused_there_without_a_traceback(
 
 @contextmanager
 def reachable(disk: Path) -> Iterator[list[str]]:
-    """How to run a command on an emulated Pi over ssh, until Ctrl-C."""
+    """How to run a command on an emulated Pi over ssh, until it is ended."""
     process = subprocess.Popen(
         [*EDGECNN, "emulate", "sshd", "--disk", str(disk), "--port", str(free_port())],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -202,7 +202,7 @@ def reachable(disk: Path) -> Iterator[list[str]]:
             time.sleep(0.5)
         yield ssh
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.wait(30)
 
 
