@@ -63,10 +63,12 @@ def test_every_page_that_the_readme_links_to_exists() -> None:
     assert [link for link in links if not (ROOT / link).is_file()] == []
 
 
-def test_the_recipe_in_the_docs_is_valid() -> None:
+def test_the_recipes_in_the_docs_are_valid() -> None:
     from edgecnn.workstation.recipe import parse
 
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    whole, heads = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    rest = 'name = "two"\ninput = {height_px = 160, width_px = 160}\nmodel = {topology = "mobilenet_v2"}\n'
 
-    assert parse(recipe).name == "shells"
+    assert parse(whole).name == "shells"
+    assert [head.name for head in parse(rest + heads).heads] == ["scene", "fire", "place"]
