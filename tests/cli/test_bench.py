@@ -156,7 +156,7 @@ def test_a_float_file_without_normalisation_asks_for_it(shared: Path, tmp_path: 
 def test_a_model_that_computes_otherwise_than_where_it_was_made_is_not_measured(tmp_path: Path) -> None:
     flat = tiny_models.flat()
     golden = tiny_models.golden(flat)
-    golden.outputs[0][1, 2] ^= 1
+    golden.outputs[0][1, 2] ^= 2
     file.write(tmp_path / "m.tflite", flat, tiny_models.manifest(), golden)
     done = _bench(tmp_path / "m.tflite", "--calls", 10, "--out", tmp_path / "out")
     assert _refused(done, tmp_path / "out")

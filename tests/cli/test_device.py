@@ -141,7 +141,7 @@ def test_a_foreign_model_takes_labels_and_normalization_from_the_command_line(
 
 def test_a_model_that_computes_something_else_here_is_not_trusted(tmp_path: Path, picture: Path) -> None:
     golden = tiny_models.golden(tiny_models.flat())
-    golden.outputs[0][0, 0] ^= 1
+    golden.outputs[0][0, 0] ^= 2
     path = tmp_path / "m.tflite"
     file.write(path, tiny_models.flat(), tiny_models.manifest(), golden)
     result = run("predict", path, picture)
