@@ -216,12 +216,12 @@ def test_a_service_of_an_emulated_pi_outlives_its_session_and_ends_with_the_pi_w
 ) -> None:
     with reachable(tmp_path / "pi") as ssh:
         said = subprocess.run([*ssh, "uname -m"], capture_output=True, text=True, check=True)
-        start = "nohup sleep 987654 > /dev/null 2>&1 < /dev/null & echo kept > /root/note"
+        start = "nohup sleep 987654 > /dev/null 2>&1 < /dev/null & echo kept > ~/note"
         subprocess.run([*ssh, start], check=True)
         before = running("sleep 987654")
 
     assert said.stdout == "aarch64\n"
     assert (before > 0, running("sleep 987654")) == (True, 0)
     with reachable(tmp_path / "pi") as ssh:
-        kept = subprocess.run([*ssh, "cat /root/note"], capture_output=True, text=True, check=True)
+        kept = subprocess.run([*ssh, "cat ~/note"], capture_output=True, text=True, check=True)
     assert kept.stdout == "kept\n"
