@@ -128,32 +128,20 @@ def test_a_file_of_another_size_is_refused(pair: tuple[file.Bundle, file.Bundle]
     assert "96 x 96 RGB" in message
 
 
-def test_a_foreign_pair_without_pictures_says_that_none_were_given(shared: Path) -> None:
+def foreign_pair(shared: Path) -> tuple[object, ...]:
     folder = shared / "reference_models"
-    words = (
-        folder / "vww_96_int8.tflite",
-        "--against",
-        folder / "vww_96_float.tflite",
-        "--normalization",
-        0,
-        255,
-    )
-    assert "brings pictures" in refusal(DataError, *words)
+    int8, float32 = folder / "vww_96_int8.tflite", folder / "vww_96_float.tflite"
+    return (int8, "--against", float32, "--normalization", 0, 255)
+
+
+def test_a_foreign_pair_without_pictures_says_that_none_were_given(shared: Path) -> None:
+    assert "brings pictures" in refusal(DataError, *foreign_pair(shared))
 
 
 def test_a_foreign_pair_is_held_together_once_its_normalisation_is_known(
     shared: Path, tmp_path: Path
 ) -> None:
-    folder = shared / "reference_models"
-    words = (
-        folder / "vww_96_int8.tflite",
-        "--against",
-        folder / "vww_96_float.tflite",
-        "--normalization",
-        0,
-        255,
-    )
-    told = found(*words, *pictures(tmp_path / "some", 2))
+    told = found(*foreign_pair(shared), *pictures(tmp_path / "some", 2))
     assert (len(told["layers"]), told["unpaired"]) == (30, [])
 
 
