@@ -278,10 +278,12 @@ def _predict_file(model: TflitePredictor, path: Path, as_json: bool) -> bool:
     Returns:
         Whether it could be read.
     """
+    from edgecnn.runtime.clip import frames
+
     line = _json_line if as_json else _text_line
     is_clip = path.suffix.lower() in _VIDEOS
     try:
-        for frame in _clip(path) if is_clip else _picture(path):
+        for frame in frames(path) if is_clip else _picture(path):
             click.echo(line(model, frame, model.predict(frame), is_clip))
     except DataError as error:
         click.echo(f"Error: {error.message}\nFix: {error.fix}", err=True)
@@ -312,30 +314,6 @@ def _picture(path: Path) -> Iterator[Frame]:
     from edgecnn.workstation.data.images import read_picture
 
     yield Frame(read_picture(path), 0.0, 0, str(path))
-
-
-def _clip(path: Path) -> Iterator[Frame]:
-    """Decode a video; times are those of the file."""
-    import cv2
-    import numpy as np
-
-    from edgecnn.core.frame import Frame
-
-    capture = cv2.VideoCapture(str(path))
-    try:
-        index = 0
-        while True:
-            is_read, pixels = capture.read()
-            if not is_read:
-                break
-            # Once a frame is read, this is that frame's time; before, it is still the last one's.
-            at_s = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            yield Frame(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8), at_s, index, str(path))
-            index += 1
-    finally:
-        capture.release()
-    if index == 0:
-        raise DataError(f"No frame of '{path}' can be decoded.", fix="Check that it is a whole video file.")
 
 
 def _json_line(model: TflitePredictor, frame: Frame, prediction: Prediction, is_clip: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,8 @@ _PARTS: Final = 16
 """A cell is divided so often each way to see how much of it a polygon covers."""
 
 _HALF: Final = 0.5
+
+_DANGERS: Final = ("fire", "flame", "smoke")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,24 @@ class Aim:
     column: int
     heatmap: str | None
     heatmap_column: int = 0
+
+
+def dangers(heads: Sequence[Head], thresholds: Iterable[str] = ()) -> tuple[str, ...]:
+    """Say what of a model is watched when nobody says what to watch.
+
+    Args:
+        heads: Its answers.
+        thresholds: Labels of which its manifest has a threshold.
+
+    Returns:
+        Fire and smoke where it knows them, else what it has a threshold of; may be empty.
+
+    Example:
+        >>> dangers([Head("fire", "sigmoid", ("no_fire", "fire"))])
+        ('fire',)
+    """
+    known = {label for head in heads for label in head.labels}
+    return tuple(label for label in _DANGERS if label in known) or tuple(thresholds)
 
 
 def aim(policy: AlarmPolicy, heads: Sequence[Head]) -> Aim:

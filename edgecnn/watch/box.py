@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgecnn.core.alarm import AlarmPolicy
 from edgecnn.core.ports import Sink
-from edgecnn.core.prediction import Head
+from edgecnn.core.zones import dangers
 from edgecnn.errors import EdgecnnError, RecipeError
 from edgecnn.watch import config as configs
 from edgecnn.watch.config import Config, ModelConfig, SourceConfig, WebConfig, secret
@@ -22,9 +22,6 @@ from edgecnn.watch.service import LifeSign, Notifier, supervise
 from edgecnn.watch.sinks.outbox import Outbox
 from edgecnn.watch.sources.open import open_source
 from edgecnn.watch.status import Status
-
-DANGERS = ("fire", "flame", "smoke")
-"""What is watched when nobody says what to watch."""
 
 Say = Callable[[str], None]
 
@@ -127,8 +124,7 @@ def quick(model: Path, source: str, labels: Sequence[str], port: int, realtime: 
     """
     loaded = load_model(ModelConfig(model))
     manifest = getattr(loaded, "manifest", None)
-    thresholds = dict(manifest.thresholds) if manifest else {}
-    watched = tuple(labels) or _dangers(loaded.heads) or tuple(thresholds)
+    watched = tuple(labels) or dangers(loaded.heads, manifest.thresholds if manifest else {})
     if not watched:
         known = ", ".join(label for head in loaded.heads for label in head.labels)
         raise RecipeError(
@@ -159,11 +155,6 @@ def summary(status: Status) -> str:
         f"{status.frames_count} frames looked at, {status.skipped_count} skipped, "
         f"{status.incidents_count} alarm{'' if status.incidents_count == 1 else 's'}."
     )
-
-
-def _dangers(heads: Sequence[Head]) -> tuple[str, ...]:
-    known = {label for head in heads for label in head.labels}
-    return tuple(label for label in DANGERS if label in known)
 
 
 def _refuser(say: Say) -> Callable[[Exception], None]:
