@@ -25,6 +25,7 @@ COMMANDS = {
         "measure",
         "Measure accuracy and latency of FILE, side by side with others, and write a report.",
     ),
+    "zoo": ("zoo", "List the trained models that ship, and find their files."),
     "watch": ("watch", "Watch a camera, and raise an alarm."),
     "deploy": ("deploy", "Bring a model onto the camera HOST, and take it back if it fails there."),
     "keys": ("provision", "Make the keys that model files are signed with."),

@@ -36,12 +36,18 @@ class LabelAccuracy:
         recall: Share of the pictures that show this label that were decided for it.
         count: Pictures that show it.
         decided_count: Pictures decided for it.
+        false_alarm_rate: Share of the pictures known not to show it that were decided for it.
+        absent_count: Pictures known not to show it.
+        auc: Area under its ROC curve.
     """
 
     precision: float | None
     recall: float | None
     count: int
     decided_count: int
+    false_alarm_rate: float | None = None
+    absent_count: int = 0
+    auc: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Drop:
     method: DropMethod
 
 
-def wilson(correct_count: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(correct_count: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion; ``(0, 1)`` when nothing was tried.
 
     Source:
@@ -203,9 +209,10 @@ def head_accuracy(
         (0.5, 0.5, None)
     """
     decided = decide(scores, head, thresholds)
-    if known is not None:
-        rows = known.any(axis=1)
-        scores, decided, holds = scores[rows], (decided & known)[rows], (holds & known)[rows]
+    known = np.ones_like(holds) if known is None else known
+    rows = known.any(axis=1)
+    scores, known = scores[rows], known[rows]
+    decided, holds = decided[rows] & known, holds[rows] & known
     count, correct_count = len(holds), int(is_right(decided, holds).sum())
     low, high = wilson(correct_count, count)
     return HeadAccuracy(
@@ -215,25 +222,31 @@ def head_accuracy(
         count=count,
         correct_count=correct_count,
         auc=auc(scores[:, 1], holds[:, 1]) if is_exclusive(head) and len(head.labels) == 2 else None,
-        per_label=_per_label(decided, holds, head.labels),
+        per_label={
+            label: _label_accuracy(
+                scores[is_known, column], decided[is_known, column], holds[is_known, column]
+            )
+            for column, (label, is_known) in enumerate(zip(head.labels, known.T, strict=True))
+        },
         confusion=confusion(decided, holds).tolist() if is_exclusive(head) else None,
     )
 
 
-def _per_label(decided: Decisions, holds: Decisions, labels: Sequence[str]) -> dict[str, LabelAccuracy]:
-    hits = (decided & holds).sum(axis=0)
-    columns = zip(
-        labels, hits.tolist(), holds.sum(axis=0).tolist(), decided.sum(axis=0).tolist(), strict=True
+def _label_accuracy(
+    scores: NDArray[np.float32], decided: NDArray[np.bool_], holds: NDArray[np.bool_]
+) -> LabelAccuracy:
+    """Measure one label on the pictures of which it is known whether they show it; each of shape (n,)."""
+    hit_count, count, decided_count = int((decided & holds).sum()), int(holds.sum()), int(decided.sum())
+    absent_count = len(holds) - count
+    return LabelAccuracy(
+        precision=hit_count / decided_count if decided_count else None,
+        recall=hit_count / count if count else None,
+        count=count,
+        decided_count=decided_count,
+        false_alarm_rate=(decided_count - hit_count) / absent_count if absent_count else None,
+        absent_count=absent_count,
+        auc=auc(scores, holds),
     )
-    return {
-        label: LabelAccuracy(
-            precision=hit / decided_count if decided_count else None,
-            recall=hit / count if count else None,
-            count=count,
-            decided_count=decided_count,
-        )
-        for label, hit, count, decided_count in columns
-    }
 
 
 def confusion(decided: Decisions, holds: Decisions) -> NDArray[np.int64]:
@@ -266,6 +279,32 @@ def auc(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float | Non
     mean_rank = last_rank - (size - 1) / 2
     rank_sum = float(mean_rank[group][positive].sum())
     return (rank_sum - positive_count * (positive_count + 1) / 2) / (positive_count * negative_count)
+
+
+def auc_interval(area: float, positive_count: int, negative_count: int) -> tuple[float, float]:
+    """Return the 95 % interval of an area under the ROC curve, symmetric in its logit: it ends below 1.
+
+    Source:
+        J. A. Hanley and B. J. McNeil, Radiology 143 (1982) 29-36, for the standard error.
+
+    Example:
+        >>> low, high = auc_interval(0.99, 266, 269)
+        >>> round(low, 3), round(high, 3)
+        (0.977, 0.996)
+    """
+    pairs = positive_count * negative_count
+    # An area of exactly 0 or 1 has no logit; half a pair less is what the next picture could show.
+    area = min(max(area, 0.5 / pairs), 1 - 0.5 / pairs)
+    both_above = area / (2 - area)
+    both_below = 2 * area * area / (1 + area)
+    variance = (
+        area * (1 - area)
+        + (positive_count - 1) * (both_above - area * area)
+        + (negative_count - 1) * (both_below - area * area)
+    ) / pairs
+    logit = math.log(area / (1 - area))
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance) / (area * (1 - area))
+    return 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-half - logit))
 
 
 def accuracy_drop(

@@ -1,0 +1,1 @@
+"""Trained models that ship: each one file, with what was measured of it."""

@@ -1,0 +1,243 @@
+"""The shelf of trained models, and what puts a model on it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import blobs
+import pytest
+import tiny_models
+from click.testing import CliRunner
+
+from edgecnn.cli.main import edgecnn
+from edgecnn.errors import BundleError, DataError
+from edgecnn.measure import bench, report
+from edgecnn.measure.evaluate import Pictures
+from edgecnn.runtime.host import host_facts
+from edgecnn.runtime.predictor import load
+from edgecnn.workstation import calibration, publish, recipe
+from edgecnn.workstation.convert import convert
+from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset, open_dataset
+from edgecnn.workstation.train import train
+from edgecnn.zoo import figures as measured
+from edgecnn.zoo import shelf
+from edgecnn.zoo.figures import Figure, Figures, HeadFigures, PictureSet, Training
+
+QUICK = bench.Settings(calls=10, warmup_calls=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return blobs.write_blobs(tmp_path_factory.mktemp("data") / "blobs")
+
+
+@pytest.fixture(scope="module")
+def data(pictures: Path) -> Dataset:
+    return open_dataset(pictures)
+
+
+@pytest.fixture(scope="module")
+def folder(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What train, convert and bench leave."""
+    out = tmp_path_factory.mktemp("out")
+    _make(blobs.RECIPE, data, out)
+    return out
+
+
+def _make(text: str, data: Dataset, out: Path, split: str = "test") -> None:
+    train(recipe.parse(text), text, data, out)
+    calibration.write(calibration.draw(data, 30, 1), out / "calibration.txt")
+    convert(out / "model.h5", out / "int8.tflite", "int8", data, out / "calibration.txt")
+    convert(out / "model.h5", out / "float32.tflite", "float32", data)
+    _bench(out, data, split)
+
+
+def _bench(out: Path, data: Dataset, split: str = "test", below: str = "") -> None:
+    models = [load(out / "int8.tflite"), load(out / "float32.tflite")]
+    found, thumbnails = bench.run(
+        models, host_facts(), Pictures(data.name, split, data.split(split)), QUICK, [None, None]
+    )
+    report.write(found, out / below, thumbnails)
+
+
+@pytest.fixture(scope="module")
+def published(folder: Path, data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shelf_folder = tmp_path_factory.mktemp("shelf")
+    publish.publish("blobs", folder, data, folder / "calibration.txt", shelf_folder)
+    return shelf_folder
+
+
+def test_a_published_model_stands_on_the_shelf_with_the_figures_that_bench_found(
+    published: Path, folder: Path
+) -> None:
+    found = json.loads((folder / "report.json").read_text())["models"][0]
+
+    (resident,) = shelf.models(published)
+
+    (pictures,) = resident.figures.sets
+    assert (resident.name, resident.figures.sha256, pictures.split) == ("blobs", found["sha256"], "test")
+    assert pictures.heads[0].accuracy.value == found["accuracy"]["colour"]["top1"]
+    assert resident.figures.speed.p50_ms == found["latency"]["p50_ms"]
+
+
+def test_the_card_names_data_figures_recipe_and_seed(published: Path, folder: Path) -> None:
+    found = json.loads((folder / "report.json").read_text())["models"][0]["accuracy"]["colour"]
+
+    card = (published / "blobs" / "card.md").read_text(encoding="utf-8")
+
+    assert (
+        f"{100 * found['top1']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f}) of 60" in card
+    )
+    assert "| train | 60 | 60 | 60 | 180 |" in card
+    assert 'name = "blobs"' in card
+    assert "from the seed 1." in card
+    assert str(folder) not in card
+
+
+def test_what_a_card_says_goes_into_markdown_without_loose_ends(published: Path) -> None:
+    lines = (published / "blobs" / "card.md").read_text(encoding="utf-8").splitlines()
+
+    tables = [line for line in lines if line.startswith("|")]
+    assert all(line.endswith("|") for line in tables)
+    assert not any(line == after == "" for line, after in itertools.pairwise(lines))
+
+
+def test_publishing_again_replaces_the_model_and_leaves_nothing_beside_it(
+    published: Path, folder: Path, data: Dataset
+) -> None:
+    before = {p.name: p.read_bytes() for p in (published / "blobs").iterdir()}
+
+    publish.publish("blobs", folder, data, folder / "calibration.txt", published)
+
+    assert {p.name: p.read_bytes() for p in (published / "blobs").iterdir()} == before
+    assert [p.name for p in published.iterdir()] == ["blobs"]
+
+
+def test_a_model_that_was_trained_on_other_pictures_is_not_published(
+    folder: Path, data: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="was not trained on"):
+        publish.publish(
+            "blobs", folder, replace(data, pictures=data.pictures[:-1]), folder / "calibration.txt", tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_was_calibrated_with_another_list_is_not_published(
+    folder: Path, data: Dataset, tmp_path: Path
+) -> None:
+    calibration.write(calibration.draw(data, 6, 2), tmp_path / "other.txt")
+
+    with pytest.raises(DataError, match="was not calibrated with"):
+        publish.publish("blobs", folder, data, tmp_path / "other.txt", tmp_path / "shelf")
+
+
+def test_a_report_about_the_file_of_an_earlier_run_is_not_published(
+    folder: Path, data: Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    text = (folder / "report.json").read_text()
+    (tmp_path / "out" / "report.json").write_text(text.replace(text.split('"sha256": "')[1][:64], "0" * 64))
+
+    with pytest.raises(DataError, match="is about another file"):
+        publish.publish("blobs", tmp_path / "out", data, folder / "calibration.txt", tmp_path / "shelf")
+
+
+def test_a_source_that_a_model_never_saw_stands_on_the_card_beside_further_pictures(
+    folder: Path, data: Dataset, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    _bench(out, data, "val", "further")
+    without = 'leave_out = ["1?.png"]\n' + blobs.RECIPE.replace("epochs = 8", "epochs = 1")
+    kept = open_dataset(pictures, leave_out=["1?.png"])
+    _make(without, kept, out / "without-ones", LEFT_OUT)
+    (out / "findings.json").write_text('[{"what": "Blobs found", "hit_count": 9, "count": 10, "on": "val"}]')
+
+    publish.publish("blobs", out, data, out / "calibration.txt", tmp_path / "shelf")
+
+    (resident,) = shelf.models(tmp_path / "shelf")
+    card = (tmp_path / "shelf" / "blobs" / "card.md").read_text(encoding="utf-8")
+    sets = [(s.split, s.count, s.left_out) for s in resident.figures.sets]
+    assert sets == [("test", 60, ()), ("val", 60, ()), ("left_out", 60, ("1?.png",))]
+    assert "| 1?.png | 60 | colour |" in card
+    assert "| Blobs found | 90.0 % (59.6 to 98.2) of 10 | val |" in card
+
+
+def test_a_model_that_is_not_there_is_refused_with_those_that_are(published: Path) -> None:
+    assert shelf.path("blobs", published) == published / "blobs" / "blobs.tflite"
+    with pytest.raises(BundleError) as refusal:
+        shelf.path("blob", published)
+    assert refusal.value.fix == "Name one of: blobs."
+
+
+def test_figures_of_another_file_are_refused(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "blobs", tmp_path / "blobs")
+    tiny_models.write(tmp_path / "blobs" / "blobs.tflite")
+
+    with pytest.raises(BundleError, match="belong to another file"):
+        shelf.models(tmp_path)
+
+
+def test_figures_that_are_none_are_refused(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "blobs", tmp_path / "blobs")
+    (tmp_path / "blobs" / "figures.json").write_text("{}")
+
+    with pytest.raises(BundleError, match=r"figures\.json cannot be read"):
+        shelf.models(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "missed_pp", "is_beyond_chance"),
+    [(0.95, 0.0, False), (0.94, 0.0, False), (0.93, 1.0, False), (0.90, 4.0, True)],
+)
+def test_a_model_below_the_card_misses_it_and_below_its_interval_by_more_than_chance(
+    found: float, missed_pp: float, is_beyond_chance: bool
+) -> None:
+    def pictures(value: float, low: float) -> PictureSet:
+        return PictureSet("d", "test", 9, (HeadFigures("h", Figure(value, low, 1.0, 9)),))
+
+    promised = Figures("ab", (pictures(0.94, 0.92),), Training(("d",), {}))
+
+    (verdict,) = publish.compare(promised, [pictures(found, 0.8)])
+
+    assert verdict.missed_pp == pytest.approx(missed_pp)
+    assert verdict.is_beyond_chance is is_beyond_chance
+
+
+def test_a_model_that_was_measured_on_other_pictures_is_not_held_against_the_card(
+    published: Path,
+) -> None:
+    figures = shelf.resident("blobs", published).figures
+
+    with pytest.raises(DataError, match="not measured on any"):
+        publish.compare(figures, [replace(figures.sets[0], data="others")])
+
+
+def test_zoo_list_prints_every_model_of_the_shelf_that_ships() -> None:
+    told = CliRunner().invoke(edgecnn, ["zoo", "list", "--json"], catch_exceptions=False)
+
+    assert [row["name"] for row in json.loads(told.stdout)] == [r.name for r in shelf.models()]
+
+
+@pytest.mark.parametrize("resident", shelf.models(), ids=lambda r: r.name)
+def test_every_model_that_ships_is_listed_found_and_answers_as_when_it_was_made(
+    resident: shelf.Resident,
+) -> None:
+    told = CliRunner().invoke(edgecnn, ["zoo", "path", resident.name], catch_exceptions=False)
+    table = CliRunner().invoke(edgecnn, ["zoo", "list"], catch_exceptions=False)
+
+    assert Path(told.stdout.strip()) == resident.path
+    assert resident.name in table.stdout
+    verified = CliRunner().invoke(edgecnn, ["verify", str(resident.path)], catch_exceptions=False)
+    assert verified.exit_code == 0
+
+
+def test_the_figures_of_a_model_are_the_same_after_writing_and_reading(published: Path) -> None:
+    (resident,) = shelf.models(published)
+
+    assert measured.from_json(measured.to_json(resident.figures)) == resident.figures
