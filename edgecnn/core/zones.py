@@ -79,6 +79,21 @@ class Window:
             _share(bottom, self.top, self.height),
         )
 
+    def in_input(self, box: Box) -> Box:
+        """Say where a box of the picture lies in the input.
+
+        Example:
+            >>> Window(top=0.25, height=0.5).in_input((0.0, 0.0, 0.5, 1.0))
+            (0.0, 0.25, 0.5, 0.75)
+        """
+        left, top, right, bottom = box
+        return (
+            self.left + left * self.width,
+            self.top + top * self.height,
+            self.left + right * self.width,
+            self.top + bottom * self.height,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Aim:

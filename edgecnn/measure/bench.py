@@ -18,9 +18,11 @@ from edgecnn.core.frame import Frame, InputSpec, Pixels, resize
 from edgecnn.core.prediction import Head
 from edgecnn.measure import latency as clock
 from edgecnn.measure.accuracy import HeadAccuracy, head_accuracy
+from edgecnn.measure.clips import watch_clips
 from edgecnn.measure.compare import Trial, compare
 from edgecnn.measure.evaluate import (
     Evaluation,
+    Hits,
     Model,
     Pictures,
     Progress,
@@ -29,6 +31,7 @@ from edgecnn.measure.evaluate import (
     heads_that_fit,
     silent,
 )
+from edgecnn.measure.place import Place, place_of
 from edgecnn.measure.report import (
     THUMBNAIL_COUNT,
     Comparison,
@@ -37,6 +40,7 @@ from edgecnn.measure.report import (
     Report,
     verdict,
 )
+from edgecnn.measure.watched import Clip
 from edgecnn.runtime.host import Host
 
 __all__ = ["Pictures", "Progress", "Settings", "evaluate", "memories", "run", "thumbnail", "unique_names"]
@@ -75,6 +79,7 @@ def run(
     settings: Settings = Settings(),
     memories: Sequence[clock.Memory | None] | None = None,
     progress: Progress = silent,
+    clips: Sequence[Clip] = (),
 ) -> tuple[Report, dict[str, bytes]]:
     """Measure models side by side.
 
@@ -85,20 +90,25 @@ def run(
         settings: How.
         memories: Peak memory of each model; ``None`` where it was not measured.
         progress: Told how far it is.
+        clips: What the models watch besides, with the alarm of ``edgecnn watch``.
 
     Returns:
         The report, and thumbnails of flipped pictures (JPEG bytes by name).
 
     Raises:
-        DataError: If no model knows the labels of the pictures, or if none can be read.
+        DataError: If no model knows the labels of the pictures, or if none can be read; if a clip cannot be
+            decoded, or no model would raise an alarm.
     """
+    names = unique_names(models)
+    seen = watch_clips(models, names, clips, progress) if clips else None
     fits = [heads_that_fit(model, pictures) if pictures else () for model in models]
     found = evaluate(models, pictures, progress) if pictures else None
     frames, frames_in_words = _frames(models, found, settings)
     tick = count(progress, "Timing", settings.calls + settings.warmup_calls)
     times = clock.interleave(models, frames, settings.calls, settings.warmup_calls, tick)
     scores = found.scores if found else [{} for _ in models]
-    parts = zip(models, unique_names(models), fits, scores, times, memories or repeat(None), strict=False)
+    hits = found.hits if found else [{} for _ in models]
+    parts = zip(models, names, fits, scores, times, memories or repeat(None), hits, strict=False)
     trials = [Trial(*part) for part in parts]
     rows = tuple(_model_report(trial, found, settings) for trial in trials)
     comparison = tuple(
@@ -114,6 +124,7 @@ def run(
         frames=frames_in_words,
         at_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         edgecnn=__version__,
+        clips=seen,
     )
     return report, _thumbnails(comparison, found) if found else {}
 
@@ -179,7 +190,15 @@ def _model_report(trial: Trial, found: Evaluation | None, settings: Settings) ->
         provenance=manifest.provenance if manifest else None,
         description=manifest.description if manifest else "",
         licence=manifest.licence if manifest else "",
+        place=_places(trial.hits),
     )
+
+
+def _places(hits: Hits) -> dict[str, dict[str, Place]]:
+    found = {
+        head: {x: where for x, row in rows.items() if (where := place_of(row))} for head, rows in hits.items()
+    }
+    return {head: labels for head, labels in found.items() if labels}
 
 
 def _accuracy(trial: Trial, head: Head, found: Evaluation) -> HeadAccuracy:

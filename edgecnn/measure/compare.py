@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgecnn.core.prediction import Head
 from edgecnn.measure import latency as clock
 from edgecnn.measure.accuracy import accuracy_drop, decide, is_right
-from edgecnn.measure.evaluate import Evaluation, Model
+from edgecnn.measure.evaluate import Evaluation, Hits, Model
 from edgecnn.measure.parity import flipped, parity
 from edgecnn.measure.report import Comparison, Flip
 
@@ -27,6 +27,7 @@ class Trial:
         scores: By head, shape (picture_count, label_count).
         times: Milliseconds, shape (calls, 3).
         memory: Peak memory.
+        hits: Where its heatmaps are strongest.
     """
 
     model: Model
@@ -35,6 +36,7 @@ class Trial:
     scores: Mapping[str, NDArray[np.float32]]
     times: NDArray[np.float64]
     memory: clock.Memory | None
+    hits: Hits
 
     @property
     def thresholds(self) -> Mapping[str, float]:
@@ -88,6 +90,10 @@ def _compare_head(
         head=head.name,
         flipped_count=len(places),
         parity=parity(scores, other_scores, head, trial.thresholds, against.thresholds),
+        place={
+            label: accuracy_drop(np.array(before), np.array(after), seed)
+            for label, before, after in _hits_of(against, trial, head)
+        },
         flipped=tuple(
             Flip(
                 picture=found.items[place].path,
@@ -114,6 +120,14 @@ def _compare_head(
         drop_method=drop.method,
         mcnemar_p=drop.mcnemar_p,
     )
+
+
+def _hits_of(one: Trial, other: Trial, head: Head) -> Iterator[tuple[str, list[bool], list[bool]]]:
+    """Give label by label where two models' heatmaps are strongest on the same boxed pictures."""
+    for label, hits in one.hits.get(head.name, {}).items():
+        others = other.hits.get(head.name, {}).get(label, [])
+        if hits and len(hits) == len(others):
+            yield label, hits, others
 
 
 def _named(decided: NDArray[np.bool_], head: Head) -> str:

@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.bundle.manifest import Manifest
+from edgecnn.core.alarm import Box
 from edgecnn.core.frame import Frame, InputSpec, Pixels, resize
+from edgecnn.core.place import lies_in, peak_of
 from edgecnn.core.prediction import Head, Prediction, Scores
+from edgecnn.core.zones import Window
 from edgecnn.errors import DataError
 from edgecnn.measure.accuracy import Decisions, is_exclusive, truth
 from edgecnn.measure.report import Skipped
@@ -102,12 +105,20 @@ class Pictures:
         split: For instance ``test``.
         items: The pictures.
         by_folder: Whether a picture's label is its folder, of which each model's manifest says what it shows.
+        boxes: By path and label, where pictures show something, as shares of the picture; of one that is
+            not there nobody said where.
     """
 
     name: str
     split: str
     items: Sequence[LabelledPicture]
     by_folder: bool = False
+    boxes: Mapping[str, Mapping[str, tuple[Box, ...]]] = field(default_factory=dict)
+
+
+Hits = dict[str, dict[str, list[bool]]]
+"""By heatmap and label: of each picture with a box of the label, in the order of the pictures, whether the
+centre of the heatmap's strongest cell lies in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +130,14 @@ class Evaluation:
         scores: By model, by head: shape (picture_count, label_count).
         skipped: Pictures that could not be read, with the reason.
         by_folder: As of ``Pictures``.
+        hits: By model.
     """
 
     items: tuple[LabelledPicture, ...]
     scores: tuple[dict[str, NDArray[np.float32]], ...]
     skipped: tuple[Skipped, ...]
     by_folder: bool = False
+    hits: tuple[Hits, ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -225,16 +238,21 @@ def evaluate(models: Sequence[Model], pictures: Pictures, progress: Progress = s
     kept: list[LabelledPicture] = []
     skipped: list[Skipped] = []
     rows: list[dict[str, list[NDArray[np.float32]]]] = [{h.name: [] for h in m.heads} for m in models]
+    hits = tuple(_no_hits(model) for model in models)
     tick = count(progress, "Evaluating", len(pictures.items))
     with contextlib.closing(_read_ahead(pictures.items, inputs)) as read:
-        for item, codes in read:
-            if isinstance(codes, DataError):
-                skipped.append(Skipped(item.path, codes.message))
+        for item, found in read:
+            if isinstance(found, DataError):
+                skipped.append(Skipped(item.path, found.message))
             else:
                 kept.append(item)
-                for model, columns in zip(models, rows, strict=True):
-                    for head, scores in model.scores(codes[model.input]).items():
+                boxes = pictures.boxes.get(item.path, {})
+                for model, columns, seen in zip(models, rows, hits, strict=True):
+                    answers = model.scores(found.codes[model.input])
+                    for head, scores in answers.items():
                         columns[head].append(_peak(scores))
+                    if boxes and seen:
+                        _look_where(seen, answers, model, boxes, Window.of(model.input, *found.size_px))
             tick()
     if not kept:
         reason = f" The first: {skipped[0].reason}" if skipped else ""
@@ -243,7 +261,28 @@ def evaluate(models: Sequence[Model], pictures: Pictures, progress: Progress = s
             fix="Look at the data with 'edgecnn data check'.",
         )
     stacked = tuple({head: np.stack(column) for head, column in columns.items()} for columns in rows)
-    return Evaluation(tuple(kept), stacked, tuple(skipped), pictures.by_folder)
+    return Evaluation(tuple(kept), stacked, tuple(skipped), pictures.by_folder, hits)
+
+
+def _no_hits(model: Model) -> Hits:
+    return {head.name: {label: [] for label in head.labels} for head in model.heads if head.kind == "heatmap"}
+
+
+def _look_where(
+    hits: Hits,
+    answers: Mapping[str, Scores],
+    model: Model,
+    boxes: Mapping[str, Sequence[Box]],
+    window: Window,
+) -> None:
+    """Take note of where the heatmaps of one picture are strongest."""
+    for head in model.heads:
+        # Of a foreign file an output of two axes may pass for a heatmap; it has no place.
+        if head.name in hits and answers[head.name].ndim == 3:
+            for column, label in enumerate(head.labels):
+                if label in boxes:
+                    peak = peak_of(answers[head.name][..., column], window)
+                    hits[head.name][label].append(lies_in(peak, boxes[label]))
 
 
 def _peak(scores: Scores) -> NDArray[np.float32]:
@@ -251,23 +290,29 @@ def _peak(scores: Scores) -> NDArray[np.float32]:
     return scores.reshape(-1, scores.shape[-1]).max(axis=0) if scores.ndim > 1 else scores
 
 
-_Codes = dict[InputSpec, Pixels]
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A picture as each input wants it, and how large it was: height and width."""
+
+    codes: dict[InputSpec, Pixels]
+    size_px: tuple[int, int]
 
 
 def _read_ahead(
     items: Sequence[LabelledPicture], inputs: Sequence[InputSpec]
-) -> Generator[tuple[LabelledPicture, _Codes | DataError], None, None]:
+) -> Generator[tuple[LabelledPicture, _Read | DataError], None, None]:
     """Decode the next pictures on another thread while the interpreter works on this one."""
 
-    def prepare(item: LabelledPicture) -> _Codes | DataError:
+    def prepare(item: LabelledPicture) -> _Read | DataError:
         try:
             pixels = item.read()
         except DataError as error:
             return error
-        return {spec: resize(pixels, spec) for spec in inputs}
+        height_px, width_px = pixels.shape[:2]
+        return _Read({spec: resize(pixels, spec) for spec in inputs}, (height_px, width_px))
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        waiting: deque[tuple[LabelledPicture, Future[_Codes | DataError]]] = deque()
+        waiting: deque[tuple[LabelledPicture, Future[_Read | DataError]]] = deque()
         rest = iter(items)
         for item in itertools.islice(rest, _READ_AHEAD):
             waiting.append((item, pool.submit(prepare, item)))

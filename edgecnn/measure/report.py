@@ -13,9 +13,11 @@ import msgspec
 
 from edgecnn.bundle.manifest import Measured, Provenance
 from edgecnn.errors import DataError
-from edgecnn.measure.accuracy import DropMethod, HeadAccuracy, LabelAccuracy
+from edgecnn.measure.accuracy import Drop, DropMethod, HeadAccuracy, LabelAccuracy
 from edgecnn.measure.latency import NOT_MEASURED, Latency, ms
 from edgecnn.measure.parity import Parity
+from edgecnn.measure.place import Place
+from edgecnn.measure.watched import ClipsReport
 from edgecnn.runtime.host import Host
 
 MINUS = "\N{MINUS SIGN}"
@@ -42,6 +44,8 @@ class ModelReport:
         peak_memory_bytes: Of a fresh process that predicts with it, Python and libraries included.
         memory_before_load_bytes: The part of it that was there before the model was loaded.
         accuracy: By head; empty where no pictures were given.
+        place: By heatmap and label, on the pictures with boxes of the label; labels without any are left
+            out.
         latency: Pixels to scores.
         measured: What the manifest promises.
         provenance: Where the model comes from.
@@ -64,6 +68,7 @@ class ModelReport:
     provenance: Provenance | None = None
     description: str = ""
     licence: str = ""
+    place: dict[str, dict[str, Place]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,8 @@ class Comparison:
         flipped_count: Pictures on which they decide differently.
         parity: How far their scores lie apart.
         flipped: These pictures, the widest difference first.
+        place: Of a heatmap by label, what is lost of the share of boxed pictures whose strongest cell lies
+            in a box.
     """
 
     model: str
@@ -126,6 +133,7 @@ class Comparison:
     flipped_count: int | None = None
     parity: Parity | None = None
     flipped: tuple[Flip, ...] = ()
+    place: dict[str, Drop] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,7 @@ class Report:
         frames: What the latency was measured on, in words.
         at_utc: When, as ISO 8601.
         edgecnn: Version.
+        clips: What the models saw in clips; ``None`` where there were none.
     """
 
     verdict: str
@@ -178,6 +187,7 @@ class Report:
     frames: str
     at_utc: str
     edgecnn: str
+    clips: ClipsReport | None = None
 
 
 def verdict(

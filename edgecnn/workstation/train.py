@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.core.place import lies_in, peak_of
 from edgecnn.core.prediction import Head, head_for
 from edgecnn.errors import ModelError
 from edgecnn.measure.accuracy import auc, decide, is_exclusive
@@ -118,12 +119,8 @@ def train(
     keras.utils.set_random_seed(recipe.train.seed)
     model = build(recipe.model, recipe.input, heads)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
-    training = read_split(dataset, "train", recipe, heads, model)
+    training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
-    if recipe.lookalikes.count or recipe.pasted.count:
-        made = recipe.lookalikes.count + recipe.pasted.count
-        progress.on_note(f"Rendering {made} training pictures")
-        training = with_generated(training, dataset, recipe, heads)
     keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:
         rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
@@ -226,6 +223,21 @@ def read_split(dataset: Dataset, split: str, recipe: Recipe, heads: Sequence[Hea
             for head, grid in zip(heads, grids_of(model, heads), strict=True)
         ),
     )
+
+
+def read_training(
+    dataset: Dataset, recipe: Recipe, heads: Sequence[Head], model: Any, progress: Progress
+) -> Split:
+    """Read what a model learns from: the train split, and the pictures that the recipe has rendered.
+
+    What is fine-tuned later needs the rendered ones again: it would unlearn what only they taught.
+    """
+    training = read_split(dataset, "train", recipe, heads, model)
+    made = recipe.lookalikes.count + recipe.pasted.count
+    if not made:
+        return training
+    progress.on_note(f"Rendering {made} training pictures")
+    return with_generated(training, dataset, recipe, heads)
 
 
 def with_generated(training: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
@@ -540,17 +552,24 @@ def quality_of(scores: Scores, targets: Targets, head: Head) -> float:
 
 
 def peaks_inside(scores: Scores, targets: Targets) -> NDArray[np.bool_]:
-    """Say for each label with a mask in each picture whether the heatmap's strongest cell touches the mask.
+    """Say for each label with a box in each picture whether the heatmap's strongest cell lies in one.
+
+    The centre of the cell decides, as it does when ``edgecnn bench`` measures.
 
     Args:
         scores: Shape (count, rows, columns, labels).
         targets: What it should give.
     """
-    wanted = targets.all().reshape(len(scores), -1, scores.shape[-1])
-    strongest = scores.reshape(wanted.shape).argmax(axis=1)
-    at_peak = np.take_along_axis(wanted, strongest[:, None], axis=1)[:, 0]
-    has_place = (wanted > 0).any(axis=1)
-    return np.asarray(at_peak[has_place] > 0)
+    boxed = ((row, targets.boxes[mask]) for row, mask in enumerate(targets.mask_of) if mask >= 0)
+    return np.array(
+        [
+            lies_in(peak_of(scores[row, ..., column]), boxes)
+            for row, by_label in boxed
+            for column, boxes in enumerate(by_label)
+            if boxes
+        ],
+        bool,
+    )
 
 
 def labels_in(values: Scores, head: Head) -> Labels:

@@ -314,7 +314,8 @@ def test_joined_targets_keep_the_masks_of_their_pictures() -> None:
 def test_a_heatmap_is_judged_by_whether_its_peak_lies_in_a_box() -> None:
     mask = np.zeros((1, 8, 8, 1), np.uint8)
     mask[0, :4, :4] = 255
-    targets = Targets(np.ones((1, 1), np.float32), (2, 2), mask, np.array([0]))
+    box = (0.0, 0.0, 0.5, 0.5)
+    targets = Targets(np.ones((1, 1), np.float32), (2, 2), mask, np.array([0]), (((box,),),))
     inside, outside = np.full((2, 1, 2, 2, 1), 0.1, np.float32)
     inside[0, 0, 0], outside[0, 1, 1] = 0.3, 0.3
     head = Head("where", "heatmap", ("fire",))

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from edgecnn.core.frame import Pixels, resize
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError
+from edgecnn.workstation.data.boxes import boxes_of
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.flames import Cutout, cut_flames, pasted
 from edgecnn.workstation.data.lookalikes import lookalikes
 from edgecnn.workstation.data.picture import Picture, in_threads, listed
 from edgecnn.workstation.data.pipeline import Codes
-from edgecnn.workstation.data.targets import Targets, boxes_of, targets_of_generated
+from edgecnn.workstation.data.targets import Targets, targets_of_generated
 from edgecnn.workstation.recipe import Recipe
 
 BACKGROUND_COUNT = 2000
@@ -91,7 +92,9 @@ def _read(pictures: Sequence[Picture]) -> list[Pixels]:
 def _boxed_fires(dataset: Dataset) -> dict[Picture, NDArray[np.bool_]]:
     pictures = {picture.path: picture for picture in dataset.split("train")}
     boxes = boxes_of(pictures.values())
-    return {pictures[path]: masks["fire"] for path, masks in boxes.items() if "fire" in masks}
+    return {
+        pictures[path]: found.masks()["fire"] for path, found in boxes.items() if "fire" in found.by_label_px
+    }
 
 
 def _flames(burning: Mapping[Picture, NDArray[np.bool_]]) -> list[Cutout]:

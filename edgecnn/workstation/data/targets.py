@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.core.alarm import Box
 from edgecnn.core.frame import InputSpec, resize
 from edgecnn.core.prediction import Head
+from edgecnn.core.zones import Window
 from edgecnn.errors import DataError
+from edgecnn.workstation.data.boxes import boxes_of
 from edgecnn.workstation.data.picture import Picture
 from edgecnn.workstation.recipe import HeadSpec
 
@@ -42,12 +43,15 @@ class Targets:
         grid: Rows and columns of a heatmap; none for other heads.
         masks: Where the labels are seen, shape (mask_count, rows * FINE, columns * FINE, labels), 0 to 255.
         mask_of: Position of each picture's mask, shape (count,); -1 for none.
+        boxes: Of each mask and label the boxes that it was drawn from, as shares of the network's input;
+            none of a mask that was drawn otherwise.
     """
 
     values: Values
     grid: tuple[int, int] | None = None
     masks: Mask = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.uint8))
     mask_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    boxes: tuple[tuple[tuple[Box, ...], ...], ...] = ()
 
     def __len__(self) -> int:
         """Count the pictures."""
@@ -120,6 +124,7 @@ def join(parts: Sequence[Targets]) -> Targets:
                 for part, start in zip(parts, starts[:-1], strict=True)
             ]
         ),
+        tuple(boxes for part in parts for boxes in part.boxes),
     )
 
 
@@ -151,17 +156,22 @@ def targets_of(
     for position, picture in enumerate(pictures):
         for column, label in enumerate(head.labels):
             # A fire picture's folder says nothing about smoke; a box of smoke does.
-            if np.isnan(values[position, column]) and label in boxes.get(picture.path, {}):
+            boxed = boxes.get(picture.path)
+            if np.isnan(values[position, column]) and boxed and label in boxed.by_label_px:
                 values[position, column] = 1
     if grid is None or input is None:
         return Targets(values)
     mask_of = np.full(len(pictures), -1, np.int64)
     masks: list[Mask] = []
+    seen = []
     for position, picture in enumerate(pictures):
         if found := boxes.get(picture.path):
             mask_of[position] = len(masks)
-            masks.append(mask_for(found, head.labels, grid, input))
-    return Targets(values, grid, _stacked(masks, grid, head), mask_of)
+            masks.append(mask_for(found.masks(), head.labels, grid, input))
+            window = Window.of(input, found.height_px, found.width_px)
+            shares = found.shares()
+            seen.append(tuple(tuple(map(window.in_input, shares.get(x, ()))) for x in head.labels))
+    return Targets(values, grid, _stacked(masks, grid, head), mask_of, tuple(seen))
 
 
 def targets_of_generated(
@@ -191,7 +201,9 @@ def targets_of_generated(
     drawn = [mask_for(by_label, head.labels, grid, input) for by_label in masks if by_label]
     has_mask = np.array([bool(by_label) for by_label in masks], bool)
     mask_of = np.where(has_mask, np.cumsum(has_mask) - 1, -1).astype(np.int64)
-    return Targets(values, grid, _stacked(drawn, grid, head), mask_of)
+    return Targets(
+        values, grid, _stacked(drawn, grid, head), mask_of, (((),) * len(head.labels),) * len(drawn)
+    )
 
 
 def mask_for(
@@ -213,60 +225,6 @@ def mask_for(
             white = np.repeat(by_label[label][..., None], 3, axis=2).astype(np.uint8) * np.uint8(255)
             fine[..., column] = resize(white, spec)[..., 0]
     return fine
-
-
-def boxes_of(pictures: Iterable[Picture]) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """Read where pictures show something, from a ``boxes.json`` that lies above them.
-
-    Returns:
-        By the picture's path, by label: a mask of the size that the picture had, True in the boxes. A
-        picture without boxes is not there.
-
-    Raises:
-        DataError: If a ``boxes.json`` is not what COCO describes.
-
-    Source:
-        T.-Y. Lin et al., "Microsoft COCO", ECCV 2014: ``bbox`` is left, top, width, height in pixels.
-    """
-    roots: dict[Path, Path | None] = {}
-    known: dict[Path, dict[str, dict[str, NDArray[np.bool_]]]] = {}
-    found = {}
-    for picture in pictures:
-        if not isinstance(picture.source, Path):
-            continue
-        folder = picture.source.parent
-        if folder not in roots:
-            above = (folder, *folder.parents[:4])
-            roots[folder] = next((place for place in above if (place / "boxes.json").is_file()), None)
-        root = roots[folder]
-        if root is None:
-            continue
-        if root not in known:
-            known[root] = _read_boxes(root / "boxes.json")
-        if masks := known[root].get(picture.source.relative_to(root).as_posix()):
-            found[picture.path] = masks
-    return found
-
-
-def _read_boxes(file: Path) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-        names = {category["id"]: category["name"] for category in table["categories"]}
-        images = {image["id"]: image for image in table["images"]}
-        found: dict[str, dict[str, NDArray[np.bool_]]] = {}
-        for annotation in table["annotations"]:
-            image = images[annotation["image_id"]]
-            masks = found.setdefault(image["file_name"], {})
-            empty = np.zeros((image["height"], image["width"]), bool)
-            mask = masks.setdefault(names[annotation["category_id"]], empty)
-            left, top, width, height = annotation["bbox"]
-            mask[int(top) : int(np.ceil(top + height)), int(left) : int(np.ceil(left + width))] = True
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"The boxes '{file}' cannot be read: {type(error).__name__}: {error}.",
-            fix="Write them as COCO does (images, annotations, categories), or remove the file.",
-        ) from error
-    return found
 
 
 def _row(label: str, head: Head, spec: HeadSpec | None) -> Values:

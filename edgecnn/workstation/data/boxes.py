@@ -1,0 +1,197 @@
+"""Where pictures and clips show something, as people marked it: ``boxes.json`` and ``videos.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.alarm import Box
+from edgecnn.errors import DataError
+from edgecnn.measure.watched import Clip
+from edgecnn.workstation.data.picture import Picture, listed
+
+_FOLDERS_ABOVE: Final = 5
+"""So many folders above a picture may hold what is known of it: <root>/images/<split>/<class> are four."""
+
+_WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What a file of JSON that holds something else than expected raises while it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boxed:
+    """A picture of which it is known where it shows something.
+
+    Attributes:
+        height_px: Of the picture.
+        width_px: Of the picture.
+        by_label_px: By label, at least one box each: left, top, right and bottom, in pixels.
+    """
+
+    height_px: int
+    width_px: int
+    by_label_px: Mapping[str, tuple[Box, ...]]
+
+    def shares(self) -> dict[str, tuple[Box, ...]]:
+        """Give the boxes as shares of the picture.
+
+        Example:
+            >>> Boxed(10, 20, {"fire": ((0, 5, 10, 10),)}).shares()
+            {'fire': ((0.0, 0.5, 0.5, 1.0),)}
+        """
+        return {
+            label: tuple(_share(box, self.height_px, self.width_px) for box in boxes)
+            for label, boxes in self.by_label_px.items()
+        }
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Give the boxes of each label as a mask of the picture's size, True in every pixel they touch."""
+        return {label: self._mask(boxes) for label, boxes in self.by_label_px.items()}
+
+    def _mask(self, boxes: Iterable[Box]) -> NDArray[np.bool_]:
+        mask = np.zeros((self.height_px, self.width_px), bool)
+        for left, top, right, bottom in boxes:
+            mask[max(0, int(top)) : math.ceil(bottom), max(0, int(left)) : math.ceil(right)] = True
+        return mask
+
+
+def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
+    """Read where pictures show something, from a ``boxes.json`` that lies above them.
+
+    Returns:
+        By the picture's path; a picture without boxes is not there.
+
+    Raises:
+        DataError: If a ``boxes.json`` is not what COCO describes.
+
+    Source:
+        T.-Y. Lin et al., "Microsoft COCO", ECCV 2014: ``bbox`` is left, top, width, height in pixels.
+    """
+    roots: dict[Path, Path | None] = {}
+    known: dict[Path, dict[str, Boxed]] = {}
+    found = {}
+    for picture in pictures:
+        if not isinstance(picture.source, Path):
+            continue
+        folder = picture.source.parent
+        if folder not in roots:
+            roots[folder] = _root_of(folder, "boxes.json")
+        root = roots[folder]
+        if root is None:
+            continue
+        if root not in known:
+            known[root] = _read_boxes(root / "boxes.json")
+        if boxed := known[root].get(picture.source.relative_to(root).as_posix()):
+            found[picture.path] = boxed
+    return found
+
+
+def clips_of(pictures: Sequence[Picture], split: str, name: str) -> tuple[Clip, ...]:
+    """List the clips of a split, from a ``videos.json`` that lies above the pictures of a data set.
+
+    It is a list of ``{"file", "split", "label"}``, each with, where that is known, ``width``, ``height`` and
+    ``boxes_xywh_px``: by number of the frame, counted from 0, where the label is seen.
+
+    Args:
+        pictures: Any of the data set.
+        split: Which one.
+        name: Of the data, for errors.
+
+    Raises:
+        DataError: If there is no such file, it is not what it should be, or a clip is not there.
+    """
+    folders = dict.fromkeys(p.source.parent for p in pictures if isinstance(p.source, Path))
+    roots = dict.fromkeys(root for folder in folders if (root := _root_of(folder, "videos.json")))
+    if not roots:
+        raise DataError(
+            f"'{name}' has no clips: no videos.json lies above its pictures.",
+            fix="Write one as docs/data.md says, or leave out --clips.",
+        )
+    every = [entry for root in roots for entry in _read_clips(root / "videos.json")]
+    clips = tuple(clip for clip_split, clip in every if clip_split == split)
+    if not clips:
+        splits = sorted({clip_split for clip_split, _ in every})
+        raise DataError(
+            f"'{name}' has no clip in the split '{split}'; it has some in {listed(splits)}.",
+            fix="Name one of those with --split, or leave out --clips.",
+        )
+    for clip in clips:
+        if not clip.path.is_file():
+            raise DataError(
+                f"The clip '{clip.name}', which videos.json names, is not there.",
+                fix="Put it back, or take it out of videos.json.",
+            )
+    return clips
+
+
+def _root_of(folder: Path, name: str) -> Path | None:
+    above = (folder, *folder.parents[: _FOLDERS_ABOVE - 1])
+    return next((place for place in above if (place / name).is_file()), None)
+
+
+def _read_boxes(file: Path) -> dict[str, Boxed]:
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        names = {category["id"]: category["name"] for category in table["categories"]}
+        images = {image["id"]: image for image in table["images"]}
+        boxes: dict[Any, dict[str, list[Box]]] = {}
+        for annotation in table["annotations"]:
+            by_label = boxes.setdefault(annotation["image_id"], {})
+            by_label.setdefault(names[annotation["category_id"]], []).append(_box(annotation["bbox"]))
+        return {
+            images[number]["file_name"]: Boxed(
+                _size(images[number]["height"]),
+                _size(images[number]["width"]),
+                {label: tuple(found) for label, found in by_label.items()},
+            )
+            for number, by_label in boxes.items()
+        }
+    except _WRONG as error:
+        raise DataError(
+            f"The boxes '{file}' cannot be read: {type(error).__name__}: {error}.",
+            fix="Write them as COCO does (images, annotations, categories), or remove the file.",
+        ) from error
+
+
+def _read_clips(file: Path) -> list[tuple[str, Clip]]:
+    """Read every clip with its split."""
+    try:
+        return [(entry["split"], _clip(file.parent, entry)) for entry in json.loads(file.read_text("utf-8"))]
+    except _WRONG as error:
+        raise DataError(
+            f"The list of clips '{file}' cannot be read: {type(error).__name__}: {error}.",
+            fix="Write it as docs/data.md says: a list of file, split and label.",
+        ) from error
+
+
+def _clip(root: Path, entry: Mapping[str, Any]) -> Clip:
+    frames = entry.get("boxes_xywh_px") or {}
+    size = (_size(entry["height"]), _size(entry["width"])) if frames else (1, 1)
+    boxes = {
+        int(number): tuple(_share(_box(box), *size) for box in found) for number, found in frames.items()
+    }
+    return Clip(Path(entry["file"]).stem, root / entry["file"], str(entry["label"]), boxes)
+
+
+def _box(xywh: Sequence[float]) -> Box:
+    left, top, width, height = map(float, xywh)
+    if not all(map(math.isfinite, (left, top, width, height))):
+        raise ValueError(f"{xywh} is no box")
+    return left, top, left + width, top + height
+
+
+def _share(box: Box, height_px: int, width_px: int) -> Box:
+    left, top, right, bottom = box
+    return left / width_px, top / height_px, right / width_px, bottom / height_px
+
+
+def _size(length_px: Any) -> int:
+    if int(length_px) < 1:
+        raise ValueError(f"a picture of {length_px} pixels")
+    return int(length_px)
