@@ -97,7 +97,7 @@ def publish(name: str, folder: Path, dataset: Dataset, calibration: Path, shelf:
     if dataset.digest() != manifest.provenance.data_sha256:
         raise DataError(
             f"'{bundle.path}' was not trained on '{dataset.name}': the digest of its pictures is another.",
-            fix="Give the --data that the model was trained on, all of it and in the same order.",
+            fix="Give all the --data that the model was trained on, under the names that it had then.",
         )
     entries = calibrations.read(calibration)
     if calibrations.digest(entries) != manifest.provenance.calibration_sha256:
