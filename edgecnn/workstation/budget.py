@@ -86,7 +86,11 @@ def judge_for(parent: Subject, precision: Precision, dataset: Dataset | None, me
             "A budget is judged on val pictures, and there are none.",
             fix="Give --data with the splits train and val.",
         )
-    return Judge(parse_metric(metric), parent.heads, _thresholds, right_at)
+    judge = Judge(parse_metric(metric), parent.heads, _thresholds, right_at)
+    if len(parent.heads) == 1 or judge.metric.name:
+        return judge
+    # Of several heads it must be said which one kept to the budget.
+    return replace(judge, metric=replace(judge.metric, name=judge.head.name))
 
 
 def _thresholds(head: Head, targets: Targets, scores: Scores) -> dict[str, float]:
@@ -117,8 +121,17 @@ def keep_to(
 
     Returns:
         The best rung with what fits it; its climb says whether it held.
+
+    Raises:
+        ModelError: If val does not tell what the metric counts.
     """
     codes, before = answers_of(parent, dataset, "val")
+    if not len(judge.hits(before, judge.thresholds(before))):
+        raise ModelError(
+            f"No val picture says whether '{judge.head.name}' is right, so nothing can be judged by "
+            f"{judge.metric}.",
+            fix="Name another head or label by --metric, or add val pictures (to a heatmap, boxes).",
+        )
 
     def after(flat: bytes) -> Answers:
         return Answers(before.targets, file_scores(flat, parent.heads, codes))

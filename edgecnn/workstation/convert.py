@@ -27,7 +27,7 @@ from edgecnn.workstation.quantize import quantization_aware
 from edgecnn.workstation.recipe import Recipe, folders_of
 from edgecnn.workstation.subject import Subject, read_subject
 from edgecnn.workstation.tflite import float_operators, heads_in, to_flatbuffer
-from edgecnn.workstation.train import Progress, read_split
+from edgecnn.workstation.train import Progress, read_training
 
 MOSAIC_PX = 8
 """Side of a tile in the pictures whose outputs travel with the model; edgecnn makes them all itself."""
@@ -215,7 +215,7 @@ def _made_aware(subject: Subject, dataset: Dataset | None, epochs: int, progress
             "Quantization-aware fine-tuning needs a model that 'edgecnn train' made, and its data.",
             fix="Train it with 'edgecnn train', or leave --qat-epochs out.",
         )
-    training = read_split(dataset, "train", subject.recipe, subject.heads, subject.model)
+    training = read_training(dataset, subject.recipe, subject.heads, subject.model, progress)
     aware = quantization_aware(subject.model, subject.heads, training, subject.recipe, epochs, progress)
     return replace(subject, model=aware)
 

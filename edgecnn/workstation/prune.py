@@ -24,6 +24,7 @@ from edgecnn.workstation.train import (
     evaluate,
     make_optimizer,
     read_split,
+    read_training,
     reset_randomness,
 )
 
@@ -108,7 +109,7 @@ def prune(
     model, card = model_file.load(source)
     recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_split(dataset, "train", recipe, heads, model)
+    training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
     parent_val_top1 = evaluate(model, heads, validation).top1
     wrapped = _wrap(model, sparsity, epochs * -(-len(training.codes) // recipe.train.batch_size))

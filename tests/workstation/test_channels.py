@@ -25,14 +25,19 @@ from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
-from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.data.targets import SOMEWHERE, Targets
 from edgecnn.workstation.losses import loss_for
 from edgecnn.workstation.models.zoo import build, summary
 from edgecnn.workstation.prune import prune, sparsity_of
 from edgecnn.workstation.recipe import ModelSpec, load, parse
-from edgecnn.workstation.train import Split, train
+from edgecnn.workstation.train import Split, listed, train
 
 HEAD = Head("label", "softmax", ("a", "b", "c"))
+THREE_HEADS = (
+    HEAD,
+    Head("danger", "sigmoid", ("fire", "smoke"), independent=True),
+    Head("where", "heatmap", ("fire", "smoke")),
+)
 layers = keras.layers
 
 TOPOLOGIES = {
@@ -47,9 +52,9 @@ TOPOLOGIES = {
 
 
 def unsettle(model: Any, rng: np.random.Generator) -> None:
-    """Give batch norm and biases values that a trained network might have, so that nothing cancels."""
+    """Give batch norm, biases and heatmaps values that a trained network might have: nothing cancels."""
     for layer in model.layers:
-        weights = layer.get_weights()
+        weights = [w if w.any() else rng.uniform(-0.1, 0.1, w.shape) for w in layer.get_weights()]
         if isinstance(layer, layers.BatchNormalization):
             weights = [rng.uniform(0.5, 1.5, w.shape) for w in weights]
         layer.set_weights([rng.uniform(-0.1, 0.1, w.shape) if "bias" in v.name else w
@@ -67,14 +72,16 @@ def ignore(model: Any, graph: ChannelGraph, gone: Keep) -> None:
 
 def largest_difference(first: Any, second: Any, shape: tuple[int, ...]) -> float:
     pictures = np.random.default_rng(3).uniform(0, 255, (4, *shape)).astype(np.float32)
-    return float(np.abs(first(pictures).numpy() - second(pictures).numpy()).max())
+    pairs = zip(listed(first(pictures)), listed(second(pictures)), strict=True)
+    return max(float(np.abs(one.numpy() - other.numpy()).max()) for one, other in pairs)
 
 
+@pytest.mark.parametrize("heads", [(HEAD,), THREE_HEADS], ids=["one head", "three heads"])
 @pytest.mark.parametrize("name", TOPOLOGIES)
-def test_cutting_channels_that_nobody_reads_changes_no_answer(name: str) -> None:
+def test_cutting_channels_that_nobody_reads_changes_no_answer(name: str, heads: tuple[Head, ...]) -> None:
     spec, side = TOPOLOGIES[name]
     rng = np.random.default_rng(1)
-    model = build(spec, InputSpec(side, side, 3), [HEAD])
+    model = build(spec, InputSpec(side, side, 3), heads)
     unsettle(model, rng)
     graph = analyse(model)
     keep = allocate(graph, rng.random(graph.unit_count), 0.7)
@@ -219,6 +226,27 @@ def test_half_of_the_target_is_the_parents_answer_to_the_varied_picture() -> Non
     (mixed,) = distilled(model)(pictures, (labels,))
 
     assert np.allclose(mixed.numpy(), (labels + model(pictures).numpy()) / 2, atol=1e-6)
+
+
+def test_what_a_label_leaves_open_the_parent_answers_alone() -> None:
+    model = build(load("demo")[0].model, InputSpec(16, 16, 3), THREE_HEADS)
+    unsettle(model, np.random.default_rng(8))
+    pictures = np.random.default_rng(9).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+    kind, danger, where = (answer.numpy() for answer in model(pictures))
+    nobody_knows = np.full_like(kind, np.nan)
+    known_fire = np.float32([[1, np.nan], [0, np.nan]])
+    fire_somewhere = np.full_like(where, np.nan)
+    fire_somewhere[0, ..., 0], fire_somewhere[1, ..., 0] = SOMEWHERE, 0
+
+    mixed = distilled(model)(pictures, (nobody_knows, known_fire, fire_somewhere))
+
+    kinds, dangers, places = (target.numpy() for target in mixed)
+    np.testing.assert_allclose(kinds, kind, atol=1e-6)
+    np.testing.assert_allclose(dangers[:, 0], ([1, 0] + danger[:, 0]) / 2, atol=1e-6)
+    np.testing.assert_allclose(dangers[:, 1], danger[:, 1], atol=1e-6)
+    assert (places[0, ..., 0] == SOMEWHERE).all()
+    np.testing.assert_allclose(places[1, ..., 0], where[1, ..., 0] / 2, atol=1e-6)
+    np.testing.assert_allclose(places[..., 1], where[..., 1], atol=1e-6)
 
 
 def test_all_epochs_are_used_in_rounds() -> None:

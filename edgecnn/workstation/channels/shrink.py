@@ -20,7 +20,7 @@ from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
-from edgecnn.workstation.train import Progress, Split, evaluate, listed, read_split
+from edgecnn.workstation.train import Progress, Split, evaluate, listed, read_split, read_training
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""
@@ -117,7 +117,7 @@ def shrink(
     parent, card = model_file.load(source)
     recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_split(dataset, "train", recipe, heads, parent)
+    training = read_training(dataset, recipe, heads, parent, progress)
     validation = read_split(dataset, "val", recipe, heads, parent)
     retarget = distilled(parent) if distil else None
     rate = recipe.train.learning_rate if learning_rate is None else learning_rate
@@ -157,7 +157,9 @@ def rounds_of(epochs: int) -> tuple[int, ...]:
 def distilled(parent: Any) -> Retarget:
     """Give the function that mixes a batch's targets with the parent's answers to the same pictures.
 
-    Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean.
+    Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean. Where
+    the target is not known, the parent's answer is the whole of it. A heatmap of which only the picture
+    is known keeps saying so: its strongest cells answer for it.
 
     Source:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,
@@ -168,11 +170,16 @@ def distilled(parent: Any) -> Retarget:
     def retarget(pictures: Any, targets: tuple[Any, ...]) -> tuple[Any, ...]:
         answers = listed(parent(pictures, training=False))
         return tuple(
-            (1 - TEACHER_SHARE) * target + TEACHER_SHARE * tf.reshape(answer, tf.shape(target))
+            _mixed(target, tf.reshape(answer, tf.shape(target)))
             for target, answer in zip(targets, answers, strict=True)
         )
 
     return retarget
+
+
+def _mixed(target: Any, answer: Any) -> Any:
+    mean = (1 - TEACHER_SHARE) * target + TEACHER_SHARE * answer
+    return tf.where(tf.math.is_nan(target), answer, tf.where(target < 0, target, mean))
 
 
 class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras comes without types
