@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 
 WATCH = "edgecnn.service"
 GUARD = "edgecnn-guard.service"
+
+TRIES = 5
+PAUSE_S = 0.3
+"""A manager that starts itself anew, or a bus that is busy, answers again within a second."""
 
 _ENVIRONMENT = "/etc/edgecnn/environment"
 
@@ -47,12 +52,20 @@ class Services:
 
     def is_active(self, name: str) -> bool:
         """Tell whether a service runs, or is about to."""
-        return self._run("is-active", name, check=False).strip() in ("active", "activating", "reloading")
+        return self._ask("is-active", name) in ("active", "activating", "reloading")
 
     def main_pid(self, name: str) -> int:
         """Give the process of a service; 0 for none."""
-        text = self._run("show", "--property=MainPID", "--value", name, check=False).strip()
+        text = self._ask("show", "--property=MainPID", "--value", name)
         return int(text) if text.isdigit() else 0
+
+    def _ask(self, *words: str) -> str:
+        """Ask until there is an answer: a question that failed says nothing about the service."""
+        for attempt in range(TRIES):
+            time.sleep(PAUSE_S if attempt else 0)
+            if said := self._run(*words, check=False).strip():
+                return said
+        return ""
 
     def _run(self, *words: str, check: bool = True) -> str:
         done = subprocess.run(
