@@ -30,6 +30,8 @@ from edgecnn.deploy.flow import STEPS
 from edgecnn.deploy.wheel import own_wheel
 
 PROBATION_S = 1
+UNTIL_IT_DIES_S = 300
+"""Never waited for: a watch that ends with its short clip is seen to, however slow this machine is."""
 MOMENTS = [title for title, _ in STEPS] + [phase for phase, _ in PHASES]
 
 
@@ -59,6 +61,8 @@ class Field:
 
     def new_model(self) -> Path:
         """Give the model that does not run now."""
+        # A watch that was just started anew answers in a while.
+        assert until(lambda: self.box.watching() != "", 60)
         running = self.box.watching()
         return next(model for model in self.models if digest(str(model)) != running)
 
@@ -117,8 +121,8 @@ def _known(folder: Path) -> tuple[str, bytes]:
     return path.name, path.read_bytes()
 
 
-def options(found: Field) -> tuple[str | Path, ...]:
-    return ("--wheelhouse", found.wheels, "--probation", str(PROBATION_S))
+def options(found: Field, probation_s: float = PROBATION_S) -> tuple[str | Path, ...]:
+    return ("--wheelhouse", found.wheels, "--probation", str(probation_s))
 
 
 # What breaks -------------------------------------------------------------------------------------------
@@ -214,7 +218,8 @@ def break_at(found: Field, moment: str, fault: Callable[[Field, subprocess.Popen
     found.new = new
     fails = moment == REVERTING
     config = box.config(found.short_clip if fails else found.clip)
-    command = box.command("--model", new_model, "--config", config, *options(found))
+    asked = options(found, UNTIL_IT_DIES_S if fails else PROBATION_S)
+    command = box.command("--model", new_model, "--config", config, *asked)
     workstation = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said: list[str] = []
     reader = threading.Thread(target=lambda: said.extend(workstation.stdout or ()), daemon=True)

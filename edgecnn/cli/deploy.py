@@ -146,7 +146,7 @@ class Transcript:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._title = ""
         self._spinner: Status | None = None
 

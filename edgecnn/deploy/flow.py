@@ -237,9 +237,17 @@ class _Deployment:
             self.deploy = state["deploy"]
             return "the device went on by itself"
         is_same = running is not None and running["id"] == self._wanted.id and status["active"]
-        if is_same and self._order.trust is None:
+        if is_same and self._trusts_already(running):
             return UNCHANGED
         return f"{running['name']} is running" if running else "nothing is running"
+
+    def _trusts_already(self, running: Mapping[str, Any]) -> bool:
+        """Tell whether no key is to be trusted, or it is there and what runs was proven by signature."""
+        key = self._order.trust
+        if key is None:
+            return True
+        offset = self.link.ask("offset", place=_place(key), sha256=sha256(key.read_bytes()))["offset"]
+        return bool(running["signer"]) and int(offset) < 0
 
     def trust(self) -> str:
         """Let the device trust a key; from then on it takes nothing that is not signed."""
@@ -248,8 +256,8 @@ class _Deployment:
             count = len(self._found.status["trusts"])
             return f"{count} keys are trusted" if count else "none: unsigned models are taken"
         content = key.read_bytes()
-        self.link.send(content, sha256(content), f"trust/{key.stem}.pub", _nothing)
-        return f"{key.stem} is trusted"
+        is_new = self.link.send(content, sha256(content), _place(key), _nothing)
+        return f"{key.stem} is trusted" if is_new else f"{key.stem} is trusted already"
 
     def send(self) -> str:
         """Bring everything onto the device, going on where it was cut."""
@@ -431,6 +439,11 @@ def _settled(link: Link, deploy: str) -> Mapping[str, Any]:
     if status["state"].get("deploy") != deploy:
         raise DeployError("Someone else has deployed since.", fix="Ask --history who.")
     return status
+
+
+def _place(key: Path) -> str:
+    """Say where a public key lies on the device."""
+    return f"trust/{key.stem}.pub"
 
 
 def _nothing(_: int) -> None:

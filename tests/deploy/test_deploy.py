@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 from broker import free_port, until
-from deploy_faults import FAULTS, MOMENTS, Field, break_at, field_of, options, write_other
+from deploy_faults import (
+    FAULTS,
+    MOMENTS,
+    UNTIL_IT_DIES_S,
+    Field,
+    break_at,
+    field_of,
+    options,
+    write_other,
+)
 
 from edgecnn.bundle import signature
 from edgecnn.deploy.device.layout import digest
@@ -126,12 +135,29 @@ def test_a_watch_that_dies_on_probation_gives_way_to_the_one_before(field: Field
     running, model = field.box.watching(), field.new_model()
     config = field.box.config(field.short_clip)
 
-    done = field.box.deploy("--model", model, "--config", config, *options(field))
+    done = field.box.deploy("--model", model, "--config", config, *options(field, UNTIL_IT_DIES_S))
 
     assert done.returncode == 3
     assert "took the release back" in done.stderr
     assert until(lambda: field.box.watching() == running, 30)
     assert field.box.history()[-1]["action"] == "taken back"
+    assert field.box.history()[-1]["files"]["fire.tflite"] == digest(str(model))
+
+
+def test_a_release_that_was_taken_back_can_be_deployed_again_but_not_gone_back_to(field: Field) -> None:
+    field.need_new_environment()
+    model, config = field.new_model(), field.box.config(field.short_clip)
+    words = ("--model", model, "--config", config, *options(field, UNTIL_IT_DIES_S))
+
+    first, again = field.box.deploy(*words), field.box.deploy(*words)
+    back = field.box.deploy("--rollback", "--probation", "1")
+
+    assert (first.returncode, again.returncode) == (3, 3), again.stderr
+    assert "installed from the wheelhouse" in first.stderr
+    assert "0.0 of" in again.stderr
+    assert "is there already" in again.stderr
+    assert [entry["action"] for entry in field.box.history()[-2:]] == ["taken back", "taken back"]
+    assert (back.returncode, "holds no other release" in back.stderr) == (1, True), back.stderr
 
 
 def test_a_person_can_go_back_to_the_release_before(field: Field) -> None:
@@ -174,9 +200,13 @@ def test_a_device_that_trusts_a_key_takes_only_what_it_has_signed_and_nothing_ol
     signed = deploy(field, new)
     older = deploy(field, old)
     by_name = deploy(field, old, "--allow-downgrade", "1")
+    history = field.box.history()
+    again = deploy(field, old, "--trust", public)
 
     assert (unsigned.returncode, "is not signed" in unsigned.stderr) == (1, True), unsigned.stderr
     assert signed.returncode == 0, signed.stdout + signed.stderr
     assert (older.returncode, "--allow-downgrade 1" in older.stderr) == (1, True), older.stderr
     assert by_name.returncode == 0, by_name.stderr
+    assert (again.returncode, "unchanged" in again.stdout) == (0, True), again.stdout + again.stderr
+    assert field.box.history() == history
     assert field.box.watching() == digest(str(old))

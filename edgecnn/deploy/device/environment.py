@@ -61,7 +61,9 @@ def build(
 
 def is_whole(layout: Layout, digest: str) -> bool:
     """Tell whether an environment was made to its end."""
-    return os.path.exists(layout.path("envs", digest, "complete"))
+    folder = layout.path("envs", digest)
+    has_program = os.access(os.path.join(folder, "bin", "edgecnn"), os.X_OK)
+    return has_program and os.path.exists(os.path.join(folder, "complete"))
 
 
 def has_room(layout: Layout, digest: str) -> bool:

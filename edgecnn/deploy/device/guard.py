@@ -116,10 +116,10 @@ class Guard:
         layout, slot = self._layout, state["slot"]
         self._switch(slot)
         layout.note({**_told(state, layout, "taken back"), "reason": state["reason"]})
-        if state["kind"] == DEPLOYED:  # nobody should ever roll back to what has failed
+        if state["kind"] == DEPLOYED and (layout.release(state["trial"]) or {}).get("id") == state["release"]:
+            # Nobody should ever roll back to what has failed; whoever deploys it again finds it whole.
             remove(layout.slot(STAGING))
-            if (layout.release(state["trial"]) or {}).get("id") == state["release"]:
-                remove(layout.slot(state["trial"]))
+            os.rename(layout.slot(state["trial"]), layout.slot(STAGING))
         return _settled(state, slot, state["reason"])
 
     def _intact(self, folder: str, state: State) -> dict[str, Any]:
@@ -198,7 +198,9 @@ def _judge(first: dict[str, Any], seen: dict[str, Any], release: dict[str, Any])
 
 
 def _told(state: State, layout: Layout, action: str) -> dict[str, Any]:
-    release = layout.release(state["trial"]) or {}
+    # What failed before its slot was its own lies in the staging slot still.
+    found = [layout.release(slot) or {} for slot in (state["trial"], STAGING)]
+    release = next((one for one in found if one.get("id") == state["release"]), {})
     keys = ("name", "version", "files", "env")
     return {
         "action": action,

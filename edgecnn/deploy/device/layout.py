@@ -139,12 +139,16 @@ class Layout:
             os.fsync(file.fileno())
 
     def tidy(self) -> None:
-        """Remove what neither slot needs: files on their way and other environments."""
+        """Remove what no slot needs: files on their way and other environments."""
+        self.tidy_environments()
+        remove(self.path("files"))
+
+    def tidy_environments(self) -> None:
+        """Remove the environments that no slot needs; what was taken back waits in the staging slot."""
         kept = {(self.release(slot) or {}).get("env") for slot in (*SLOTS, STAGING)}
         for name in _names(self.path("envs")):
             if name not in kept:
                 remove(self.path("envs", name))
-        remove(self.path("files"))
 
 
 def intact(folder: str, release: dict[str, Any]) -> None:

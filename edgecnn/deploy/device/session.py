@@ -170,6 +170,8 @@ class Session:
     ) -> dict[str, Any]:
         """Make the environment of these pins, if it is not there."""
         if not has_room(self._layout, env):
+            self._layout.tidy_environments()
+        if not has_room(self._layout, env):
             raise Refused(
                 "The disk of the device has no room for another environment.",
                 "Make room on the device, 600 MB, or take a larger SD card.",
