@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -82,6 +83,38 @@ def test_a_clip_shows_the_seconds_before_the_alarm_and_after_it(tmp_path: Path) 
         assert (seen[0], seen[-1]) == (pytest.approx(7.5, abs=0.25), pytest.approx(12.5, abs=0.25))
         assert len(seen) == pytest.approx(51, abs=2)
         assert sink.fault() is None
+
+
+def test_an_encoder_is_let_go_of_when_its_clip_is_whole_and_not_at_the_next_alarm(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+
+    def encoders() -> list[object]:
+        return [found for found in gc.get_objects() if type(found).__name__ == "VideoCodecContext"]
+
+    with keeping(tmp_path) as sink:
+        feed(sink, 0.0, 5.0)
+        sink.on_event(started("a1", 4.5))
+        feed(sink, 5.0, 6.0)
+        at_work = len(encoders())
+        feed(sink, 6.0, 9.0)
+        assert until(lambda: sink.clip("a1"))
+
+        assert (at_work, until(lambda: not encoders())) == (1, True)
+
+
+def test_a_clip_has_the_colours_of_the_camera(tmp_path: Path) -> None:
+    colours = np.uint8([[220, 60, 20], [20, 60, 220], [30, 180, 40], [240, 240, 240]])
+    stripes = np.repeat(np.repeat(colours[None], 48, axis=0), 16, axis=1)
+    writer = video.open_video(tmp_path / "clip.mp4", 10.0)
+    for number in range(10):
+        writer.write(stripes, number / 10)
+    writer.close()
+
+    capture = cv2.VideoCapture(str(tmp_path / "clip.mp4"))
+    pixels_rgb = capture.read()[1][..., ::-1]
+    capture.release()
+
+    assert np.abs(pixels_rgb[24, 8::16].astype(int) - colours).max() <= 8
 
 
 def test_a_clip_plays_as_long_as_it_took_at_any_frame_rate_of_the_camera(tmp_path: Path) -> None:

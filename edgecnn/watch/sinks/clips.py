@@ -21,6 +21,7 @@ from edgecnn.core.frame import Frame, Pixels
 from edgecnn.core.prediction import Prediction
 from edgecnn.errors import EdgecnnError
 from edgecnn.watch.config import ClipConfig
+from edgecnn.watch.memory import give_back
 from edgecnn.watch.sinks.video import VideoWriter, load, open_video
 from edgecnn.watch.status import Fault
 
@@ -210,6 +211,7 @@ class ClipSink:
         except Exception:
             self._give_up(recording)
             raise
+        give_back()  # what the encoder held
         self._keep_quota()
 
     def _give_up(self, recording: _Recording) -> None:

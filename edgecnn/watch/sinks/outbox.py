@@ -13,13 +13,9 @@ from edgecnn.core.ports import Sink
 from edgecnn.core.prediction import Prediction
 from edgecnn.watch.config import Config, secret
 from edgecnn.watch.mute import Mute
-from edgecnn.watch.sinks.clips import ClipSink
 from edgecnn.watch.sinks.clock import ClockJump
 from edgecnn.watch.sinks.feed import Feed
-from edgecnn.watch.sinks.gpio import GpioSink
 from edgecnn.watch.sinks.journal import Journal
-from edgecnn.watch.sinks.mqtt import MqttSink
-from edgecnn.watch.sinks.webhook import WebhookSink
 from edgecnn.watch.status import Fault
 
 LIVE: Final = frozenset({"clips", "gpio", "terminal"})
@@ -127,7 +123,11 @@ class Outbox:
         if name in sections:
             self._feeds[name] = self._feed(name, _MAKERS[name](self, config))
 
+    # Imported where they are made: a box without a broker does not load a client of one.
+
     def _make_mqtt(self, config: Config) -> Sink:
+        from edgecnn.watch.sinks.mqtt import MqttSink
+
         mqtt = config.mqtt
         assert mqtt is not None
         labels = [policy.label for policy in config.alarm]
@@ -135,16 +135,22 @@ class Outbox:
         return MqttSink(mqtt, config.device, labels, password, self._standing)
 
     def _make_webhook(self, config: Config) -> Sink:
+        from edgecnn.watch.sinks.webhook import WebhookSink
+
         webhook = config.webhook
         assert webhook is not None
         key = secret(webhook.secret_env, webhook.secret_file, "secret of the webhook")
         return WebhookSink(webhook, config.device, key or "")
 
     def _make_clips(self, config: Config) -> Sink:
+        from edgecnn.watch.sinks.clips import ClipSink
+
         assert config.clips is not None
         return ClipSink(config.clips, config.journal.incidents, self.journal.order)
 
     def _make_gpio(self, config: Config) -> Sink:
+        from edgecnn.watch.sinks.gpio import GpioSink
+
         assert config.gpio is not None
         return GpioSink(config.gpio, lambda: bool(self._mute))
 
