@@ -12,7 +12,8 @@ from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.layers import layers
 from edgecnn.core.prediction import Head
 from edgecnn.measure.latency import NOT_MEASURED
-from edgecnn.measure.report import number, signed, size
+from edgecnn.measure.report import UNREST, number, signed, size
+from edgecnn.targets import edgetpu, micro
 from edgecnn.workstation.recipe import Recipe, built_in, load, parse
 from edgecnn.zoo.figures import Figure, Figures, share
 
@@ -45,9 +46,11 @@ def card(name: str, bundle: Bundle, figures: Figures) -> str:
     """
     manifest = bundle.manifest
     assert manifest is not None
-    rows = layers(flatbuffer.parse(bundle.model))
+    model = flatbuffer.parse(bundle.model)
+    rows = layers(model)
+    speed = figures.speed
     recipe = parse(manifest.provenance.recipe) if manifest.provenance.recipe else None
-    names = dict.fromkeys((*figures.training.data, *(pictures.data for pictures in figures.sets)))
+    names = dict.fromkeys((*figures.training.data, *(s.data for s in figures.sets if not s.left_out)))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("edgecnn", "workstation"),
         autoescape=False,  # it is Markdown
@@ -67,6 +70,9 @@ def card(name: str, bundle: Bundle, figures: Figures) -> str:
         flatbuffer_bytes=len(bundle.model),
         parameters=sum(row.parameters for row in rows),
         macs=None if any(row.macs is None for row in rows) else sum(row.macs or 0 for row in rows),
+        edgetpu=edgetpu.predict(model),
+        micro=micro.check(model, bundle.model),
+        is_busy=speed is not None and speed.p90_ms > UNREST * speed.p50_ms,
         recipe=recipe,
         recipe_name=_recipe_name(recipe),
         notes={
@@ -123,14 +129,12 @@ def answers(head: Head) -> str:
     return f"one of {labels}" if head.kind == "softmax" or head.is_binary else f"each by itself: {labels}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """Write a time for people.
 
     Example:
-        >>> duration(95), duration(3700), duration(None)
-        ('2 min', '1 h 02 min', 'not known')
+        >>> duration(95), duration(3700)
+        ('2 min', '1 h 02 min')
     """
-    if seconds is None:
-        return "not known"
     minutes = max(1, round(seconds / 60))
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -5,19 +5,23 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from edgecnn.bundle import file as files
+from edgecnn.bundle import flatbuffer
 from edgecnn.bundle.file import Bundle
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.errors import DataError, ModelError
 from edgecnn.measure.accuracy import HeadAccuracy, LabelAccuracy, auc_interval, wilson
+from edgecnn.measure.place import Place
 from edgecnn.measure.report import Comparison, Report
+from edgecnn.measure.watched import alarm_in_words
+from edgecnn.targets import micro
 from edgecnn.workstation import calibration as calibrations
 from edgecnn.workstation.card import card
 from edgecnn.workstation.checkpoint import Epoch
@@ -25,9 +29,9 @@ from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset
 from edgecnn.workstation.recipe import parse
 from edgecnn.zoo import figures as measured
 from edgecnn.zoo.figures import (
+    ClipFigures,
     Figure,
     Figures,
-    Finding,
     HeadFigures,
     LabelFigures,
     PictureSet,
@@ -37,16 +41,6 @@ from edgecnn.zoo.figures import (
 
 MODEL: Final = "int8.tflite"
 """The file in a folder of ``train`` and ``convert`` that is put on the shelf."""
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """A line of ``findings.json``, where other programs than ``bench`` leave what they counted."""
-
-    what: str
-    hit_count: int
-    count: int
-    on: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +175,8 @@ def gather(folder: Path, dataset: Dataset) -> Figures:
         if took
         else None,
         float_size_bytes=floats[0].size_bytes if floats else None,
-        findings=_findings(folder / "findings.json"),
+        arena_bytes=micro.check(flatbuffer.parse(bundle.model), bundle.model).arena_bytes,
+        clips=_clips(first),
     )
 
 
@@ -246,17 +241,25 @@ def _picture_set(report: Report, known_left_out: Sequence[str]) -> PictureSet | 
         report.data.name,
         report.data.split,
         report.data.count,
-        tuple(_head(name, found, drops.get(name)) for name, found in model.accuracy.items()),
+        tuple(
+            _head(name, found, drops.get(name), model.place.get(name, {}))
+            for name, found in model.accuracy.items()
+        ),
         left_out,
     )
 
 
-def _head(name: str, found: HeadAccuracy, drop: Comparison | None) -> HeadFigures:
+def _head(
+    name: str, found: HeadAccuracy, drop: Comparison | None, places: Mapping[str, Place]
+) -> HeadFigures:
     is_whole = found.confusion is not None and len(found.per_label) > 2
     return HeadFigures(
         name,
         Figure(found.top1, found.low, found.high, found.count),
-        tuple(_label(label, each, is_whole) for label, each in found.per_label.items()),
+        tuple(
+            replace(_label(label, each, is_whole), place=_place(places.get(label)))
+            for label, each in found.per_label.items()
+        ),
         _drop(drop, found.count) if drop else None,
     )
 
@@ -301,17 +304,15 @@ def _training(folder: Path, dataset: Dataset) -> Training:
     )
 
 
-def _findings(path: Path) -> tuple[Finding, ...]:
-    if not path.is_file():
-        return ()
-    try:
-        counts = msgspec.json.decode(path.read_bytes(), type=tuple[Count, ...])
-    except msgspec.MsgspecError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error}.",
-            fix='Write a list of {"what": ..., "hit_count": ..., "count": ..., "on": ...}.',
-        ) from error
+def _clips(report: Report) -> tuple[ClipFigures, ...]:
+    name = report.models[0].name
     return tuple(
-        Finding(c.what, Figure(c.hit_count / c.count, *wilson(c.hit_count, c.count), c.count), c.on)
-        for c in counts
+        ClipFigures(clip.clip, seen.label, seen.shows, clip.seconds, alarm_in_words(seen), _place(seen.place))
+        for clip in (report.clips.clips if report.clips else ())
+        for seen in clip.watched
+        if seen.model == name
     )
+
+
+def _place(found: Place | None) -> Figure | None:
+    return Figure(found.share, found.low, found.high, found.count) if found else None

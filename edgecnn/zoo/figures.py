@@ -37,6 +37,7 @@ class LabelFigures:
         accuracy: Share of all pictures of which is known whether they show it that were decided right; None
             for a softmax of three labels or more, which is right or wrong as a whole.
         auc: Area under its ROC curve; likewise.
+        place: Of a heatmap, share of the pictures with boxes of the label whose strongest cell lies in one.
     """
 
     label: str
@@ -44,6 +45,7 @@ class LabelFigures:
     false_alarms: Figure | None = None
     accuracy: Figure | None = None
     auc: Figure | None = None
+    place: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +113,24 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A share of pictures that another program than ``bench`` counted.
+class ClipFigures:
+    """What a model that watched a clip for one label made of it.
 
     Attributes:
-        what: A sentence that the share completes: "Heatmap peak inside a box of fire".
-        share: With its interval.
-        on: On which pictures.
+        clip: Name of the clip.
+        label: What was watched for.
+        shows: Whether the clip shows it; None where nobody says.
+        seconds: How long the clip is.
+        alarm: In words: when it came, and whether it should have.
+        place: Share of the frames with boxes whose strongest cell lies in one; None without.
     """
 
-    what: str
-    share: Figure
-    on: str
+    clip: str
+    label: str
+    shows: bool | None
+    seconds: float
+    alarm: str
+    place: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,8 @@ class Figures:
         training: How it came to be.
         speed: None where it was not measured.
         float_size_bytes: Of the float file; None where there was none.
-        findings: What other programs counted.
+        arena_bytes: Working memory in tflite-micro; None where it was not measured.
+        clips: What it saw in clips.
     """
 
     sha256: str
@@ -161,7 +170,8 @@ class Figures:
     training: Training
     speed: Speed | None = None
     float_size_bytes: int | None = None
-    findings: tuple[Finding, ...] = ()
+    arena_bytes: int | None = None
+    clips: tuple[ClipFigures, ...] = ()
 
 
 def share(found: Figure | None) -> str:
