@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-    from edgecnn.deploy.flow import Look, Order
+    from edgecnn.deploy.flow import Look, Outcome
 
 _SHOWN_DIGITS = 12
 
@@ -55,7 +56,7 @@ _SHOWN_DIGITS = 12
 @click.option("--rollback", is_flag=True, help="Go back to the release before.")
 @click.option("--status", is_flag=True, help="Say what runs there.")
 @click.option("--history", is_flag=True, help="Say who did what there, when, with which digests.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run, --status and --history: JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; how far it is goes to stderr.")
 @click.option(
     "-p", "--port", type=click.IntRange(1, 65535), help="Of ssh. Default: as ssh's configuration says."
 )
@@ -101,8 +102,6 @@ def deploy(
     asked = [dry_run, rollback, status, history]
     if sum(asked) > 1 or (not any(asked) and model is None):
         raise click.UsageError("Give --model, or one of --dry-run, --rollback, --status and --history.")
-    if as_json and not (dry_run or status or history):
-        raise click.UsageError("--json goes with --dry-run, --status or --history.")
     if not root.startswith("/"):
         raise click.UsageError("--root is an absolute path on the device.")
     target = Target(host, port, ssh_config, root)
@@ -113,23 +112,36 @@ def deploy(
     elif dry_run:
         _print_look(target.host, flow.look(target, wheelhouse, systemctl), as_json)
     elif rollback:
-        flow.roll_back(target, systemctl, probation_s, Transcript())
+        _bring(lambda show: flow.roll_back(target, systemctl, probation_s, show), as_json)
     else:
         assert model is not None
         _check_config(config)
         order = flow.Order(target, model, config, trust, wheelhouse, systemctl, probation_s, allow_downgrade)
-        _deploy(order)
+        _bring(lambda show: flow.deploy(order, show), as_json)
 
 
-def _deploy(order: Order) -> None:
-    from edgecnn.deploy import flow
+def _bring(work: Callable[[Transcript], Outcome], as_json: bool) -> None:
+    """Let a device change, and say what came of it, even if it took it back."""
+    from edgecnn.deploy.flow import UNCHANGED, TakenBack
 
-    is_new = flow.deploy(order, Transcript())
-    click.echo(
-        f"{order.target.host} watches with {order.model.name}."
-        if is_new
-        else f"{order.target.host}: unchanged."
-    )
+    show = Transcript()
+    try:
+        outcome = work(show)
+    except TakenBack as failure:
+        if as_json:
+            _print_outcome(failure.outcome, show)
+        raise
+    if as_json:
+        _print_outcome(outcome, show)
+    elif outcome.state == UNCHANGED:
+        click.echo(f"{outcome.host}: unchanged.")
+    else:
+        click.echo(f"{outcome.host} watches with {outcome.running}.")
+
+
+def _print_outcome(outcome: Outcome, show: Transcript) -> None:
+    facts = {**asdict(outcome), "seconds": show.seconds}
+    click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 def _check_config(config: Path | None) -> None:
@@ -141,12 +153,17 @@ def _check_config(config: Path | None) -> None:
 
 
 class Transcript:
-    """One line a step, with its time; satisfies ``flow.Show``."""
+    """One line a step, with its time; satisfies ``flow.Show``.
+
+    Attributes:
+        seconds: How long each step took that came to its end, with what had to be done again.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.seconds: dict[str, float] = {}
         self._title = ""
         self._spinner: Status | None = None
 
@@ -161,6 +178,7 @@ class Transcript:
     def done(self, title: str, note: str, seconds: float) -> None:
         """Print the line of a step."""
         self._stop()
+        self.seconds[title] = round(self.seconds.get(title, 0.0) + seconds, 3)
         self._console.print(f"[green]ok[/] {title:<42} {seconds:6.1f} s  [dim]{_plain(note)}[/]")
 
     def note(self, text: str) -> None:

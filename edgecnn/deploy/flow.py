@@ -7,7 +7,7 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from edgecnn.bundle import file, signature
 from edgecnn.deploy import release as releases
 from edgecnn.deploy import wheelhouse
-from edgecnn.deploy.device.layout import DEPLOYED, ROLLED_BACK, SETTLED
+from edgecnn.deploy.device.layout import DEPLOYED, ROLLED_BACK, SETTLED, TAKEN_BACK
 from edgecnn.deploy.device.services import GUARD, WATCH
 from edgecnn.deploy.fitness import Facts, Refusal, facts_from, of_wheels, refusals, refuse
 from edgecnn.deploy.release import CONFIG, Release, sha256
@@ -107,6 +107,58 @@ class Look:
     refusals: tuple[Refusal, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        host: Of the device.
+        state: ``deployed``, ``rolled back``, ``taken back`` or ``unchanged``.
+        reason: Why the device took it back; empty where it did not.
+        release: Name of the release that was asked for.
+        files: SHA-256 of its files, by name.
+        environment: Digest of the environment that it runs in.
+        slot: What the device watches from now; None for nothing.
+        running: Name of the model that watches now; None for none.
+    """
+
+    host: str
+    state: str
+    reason: str
+    release: str
+    files: Mapping[str, str]
+    environment: str
+    slot: str | None = None
+    running: str | None = None
+
+    def at_the_end(self, state: str, reason: str, status: Mapping[str, Any]) -> Outcome:
+        """Add what a device says that it runs."""
+        running = status["releases"].get(status["current"])
+        return replace(
+            self,
+            state=state,
+            reason=reason,
+            slot=status["current"],
+            running=running["name"] if running else None,
+        )
+
+
+class TakenBack(CheckFailed):
+    """The device took the release back.
+
+    Attributes:
+        outcome: What came of it.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        now = f"{outcome.running} is running" if outcome.running else "nothing is running, as before"
+        super().__init__(
+            f"{outcome.host} took the release back: {outcome.reason}. {now[0].upper()}{now[1:]}.",
+            fix="Mend what failed, and deploy again.",
+        )
+        self.outcome = outcome
+
+
 def look(target: Target, folder: Path | None, systemctl: str) -> Look:
     """Look at a device, and change nothing.
 
@@ -132,7 +184,7 @@ def look(target: Target, folder: Path | None, systemctl: str) -> Look:
     return Look(facts, skew_s, status, found)
 
 
-def deploy(order: Order, show: Show) -> bool:
+def deploy(order: Order, show: Show) -> Outcome:
     """Bring a model onto a device, and stay until the device has decided.
 
     Args:
@@ -140,11 +192,11 @@ def deploy(order: Order, show: Show) -> bool:
         show: Is told of each step.
 
     Returns:
-        Whether anything changed; False if this very release runs there already.
+        What came of it.
 
     Raises:
         BundleError: If the model file is damaged here.
-        CheckFailed: If the device took it back.
+        TakenBack: If the device took it back.
         DeployError: If the device cannot be reached, or refuses.
         SignatureError: If the key to be trusted is none.
     """
@@ -159,21 +211,22 @@ def deploy(order: Order, show: Show) -> bool:
     with _Timed(show, "pack") as timed:
         wanted = _wanted(order, found)
         timed.note = f"{order.model.name}, {len(wanted.content) / 1e6:.1f} MB, release {wanted.id[:12]}"
+    host, environment = order.target.host, wanted.environment.digest
+    asked = Outcome(host, DEPLOYED, "", wanted.id, wanted.digests, environment)
     work = _Deployment(order, wanted, found, show)
     for attempt in _attempts(show):
         with attempt, Link(order.target, _as_root(found, order.systemctl)) as link:
             work.link = link
             if not work.run():
-                return False
-    _follow(order.target, _as_root(found, order.systemctl), work.deploy, show)
-    return True
+                return asked.at_the_end(UNCHANGED, "", found.status)
+    return _follow(order.target, _as_root(found, order.systemctl), work.deploy, asked, show)
 
 
-def roll_back(target: Target, systemctl: str, probation_s: float, show: Show) -> None:
+def roll_back(target: Target, systemctl: str, probation_s: float, show: Show) -> Outcome:
     """Go back to the release before, by the same proof and probation.
 
     Raises:
-        CheckFailed: If that one fails too; the present one stays.
+        TakenBack: If that one fails too; the present one stays.
         DeployError: If there is none, or the device cannot be reached.
     """
     with _Timed(show, "look at the device"):
@@ -189,7 +242,8 @@ def roll_back(target: Target, systemctl: str, probation_s: float, show: Show) ->
         _hold(link, settings_of(target, systemctl))
         timed.note = f"back to {other['name']}, release {other['id'][:12]}"
         deploy = _commit(link, target, other["id"], ROLLED_BACK, probation_s)
-    _follow(target, as_root, deploy, show)
+    asked = Outcome(target.host, ROLLED_BACK, "", other["id"], other["files"], other["env"])
+    return _follow(target, as_root, deploy, asked, show)
 
 
 def status(target: Target) -> Mapping[str, Any]:
@@ -223,7 +277,7 @@ class _Deployment:
                 timed.note = step(self)
             if self.deploy:
                 return True
-            if timed.note == UNCHANGED:
+            if timed.note == _NOTHING_TO_DO:
                 return False
         return True
 
@@ -238,7 +292,7 @@ class _Deployment:
             return "the device went on by itself"
         is_same = running is not None and running["id"] == self._wanted.id and status["active"]
         if is_same and self._trusts_already(running):
-            return UNCHANGED
+            return _NOTHING_TO_DO
         return f"{running['name']} is running" if running else "nothing is running"
 
     def _trusts_already(self, running: Mapping[str, Any]) -> bool:
@@ -308,7 +362,9 @@ class _Deployment:
         return "from here on it needs nobody"
 
 
-UNCHANGED: Final = "this very release runs already; nothing to do"
+UNCHANGED: Final = "unchanged"
+
+_NOTHING_TO_DO: Final = "this very release runs already; nothing to do"
 
 STEPS: Final[tuple[tuple[str, Callable[[_Deployment], str]], ...]] = (
     ("take the device", _Deployment.hold),
@@ -406,25 +462,22 @@ def _commit(link: Link, target: Target, release: str, kind: str, probation_s: fl
     return str(answer["deploy"])
 
 
-def _follow(target: Target, as_root: bool, deploy: str, show: Show) -> None:
+def _follow(target: Target, as_root: bool, deploy: str, asked: Outcome, show: Show) -> Outcome:
     """Look on until the device has settled, and say what it decided.
 
     Raises:
-        CheckFailed: If it took the release back.
+        TakenBack: If it took the release back.
     """
     with _Timed(show, "frame, switch and probation, on the device") as timed:
         for attempt in _attempts(show):
             with attempt, Link(target, as_root) as link:
                 status = _settled(link, deploy)
         reason = status["state"]["reason"]
-        running = status["releases"].get(status["current"])
-        now = f"{running['name']} is running" if running else "nothing is running, as before"
+        outcome = asked.at_the_end(TAKEN_BACK if reason else asked.state, reason, status)
         if reason:
-            raise CheckFailed(
-                f"{target.host} took the release back: {reason}. {now[0].upper()}{now[1:]}.",
-                fix="Mend what failed, and deploy again.",
-            )
-        timed.note = f"{now}, slot {status['current']}"
+            raise TakenBack(outcome)
+        timed.note = f"{outcome.running} is running, slot {outcome.slot}"
+    return outcome
 
 
 def _settled(link: Link, deploy: str) -> Mapping[str, Any]:

@@ -70,9 +70,12 @@ def test_the_same_deploy_once_more_changes_nothing(field: Field) -> None:
     running, history, pid = box.watching(), box.history(), box.control("show", "edgecnn.service")
     model = next(m for m in field.models if digest(str(m)) == running)
 
-    done = deploy(field, model)
+    done = deploy(field, model, "--json")
 
-    assert (done.returncode, "unchanged" in done.stdout) == (0, True), done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert (said["state"], said["files"]["fire.tflite"]) == ("unchanged", running)
+    assert said["slot"] == (box.root / "current").resolve().name
+    assert list(said["seconds"]) == ["look at the device", "pack", "take the device"]
     assert (box.history(), box.control("show", "edgecnn.service")) == (history, pid)
 
 
@@ -149,7 +152,7 @@ def test_a_release_that_was_taken_back_can_be_deployed_again_but_not_gone_back_t
     model, config = field.new_model(), field.box.config(field.short_clip)
     words = ("--model", model, "--config", config, *options(field, UNTIL_IT_DIES_S))
 
-    first, again = field.box.deploy(*words), field.box.deploy(*words)
+    first, again = field.box.deploy(*words), field.box.deploy(*words, "--json")
     back = field.box.deploy("--rollback", "--probation", "1")
 
     assert (first.returncode, again.returncode) == (3, 3), again.stderr
@@ -157,6 +160,9 @@ def test_a_release_that_was_taken_back_can_be_deployed_again_but_not_gone_back_t
     assert "0.0 of" in again.stderr
     assert "is there already" in again.stderr
     assert [entry["action"] for entry in field.box.history()[-2:]] == ["taken back", "taken back"]
+    said = json.loads(again.stdout)
+    assert (said["state"], said["files"]["fire.tflite"]) == ("taken back", digest(str(model)))
+    assert "died" in said["reason"]
     assert (back.returncode, "holds no other release" in back.stderr) == (1, True), back.stderr
 
 
@@ -164,10 +170,12 @@ def test_a_person_can_go_back_to_the_release_before(field: Field) -> None:
     before = field.box.watching()
     assert deploy(field, field.new_model()).returncode == 0
 
-    done = field.box.deploy("--rollback", "--probation", "1")
+    done = field.box.deploy("--rollback", "--probation", "1", "--json")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert field.box.watching() == before
+    said = json.loads(done.stdout)
+    assert (said["state"], said["files"]["fire.tflite"]) == ("rolled back", before)
     assert field.box.history()[-1]["action"] == "rolled back"
 
 

@@ -19,6 +19,7 @@ from .layout import (
     REVERTING,
     SETTLED,
     STAGING,
+    TAKEN_BACK,
     Layout,
     intact,
     read_json,
@@ -115,7 +116,7 @@ class Guard:
         """Go back to the release that was there before, or to none where there was none."""
         layout, slot = self._layout, state["slot"]
         self._switch(slot)
-        layout.note({**_told(state, layout, "taken back"), "reason": state["reason"]})
+        layout.note({**_told(state, layout, TAKEN_BACK), "reason": state["reason"]})
         if state["kind"] == DEPLOYED and (layout.release(state["trial"]) or {}).get("id") == state["release"]:
             # Nobody should ever roll back to what has failed; whoever deploys it again finds it whole.
             remove(layout.slot(STAGING))

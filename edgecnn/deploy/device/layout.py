@@ -35,6 +35,7 @@ REVERTING = "reverting"
 
 DEPLOYED = "deployed"
 ROLLED_BACK = "rolled back"
+TAKEN_BACK = "taken back"
 
 
 class Layout:
