@@ -64,6 +64,7 @@ class Target:
         machine: What ``platform.machine()`` says there.
         glibc_minor: The 36 of glibc 2.36.
         apt: What comes from Debian instead.
+        mends: Requirements of Debian's own packages that its versions do not meet beside ours.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Target:
     machine: str
     glibc_minor: int
     apt: tuple[AptPackage, ...] = ()
+    mends: tuple[str, ...] = ()
 
     @property
     def platforms(self) -> tuple[str, ...]:
@@ -108,7 +110,9 @@ class Target:
 TARGETS: Final[Mapping[str, Target]] = {
     target.name: target
     for target in (
-        Target("bookworm-arm64", "3.11", "aarch64", 36),
+        # Bookworm's simplejpeg was built for numpy 1, and its picamera2 imports it; 1.8.1 is the oldest that
+        # its encoders take (github.com/raspberrypi/picamera2/issues/1211).
+        Target("bookworm-arm64", "3.11", "aarch64", 36, mends=("simplejpeg>=1.8.1",)),
         # The index of Python packages has neither numpy nor OpenCV for 32-bit ARM.
         Target(
             "bookworm-armhf", "3.11", "armv7l", 36,
@@ -226,7 +230,8 @@ def _collect(collection: _Collection) -> None:
     if not own.is_file() or own.read_bytes() != content:
         _write(own, content)
     collection.wheels["edgecnn"] = own
-    todo, seen = [(Requirement(f"edgecnn[{','.join(EXTRAS)}]"), "edgecnn")], set[str]()
+    mends = [(Requirement(text), "picamera2") for text in collection.target.mends]
+    todo, seen = [(Requirement(f"edgecnn[{','.join(EXTRAS)}]"), "edgecnn"), *mends], set[str]()
     while todo:
         new = {
             str(requirement): (requirement, by) for requirement, by in todo if str(requirement) not in seen

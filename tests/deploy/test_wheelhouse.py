@@ -26,6 +26,7 @@ from edgecnn.errors import DeployError
 
 ARM64 = wheelhouse.TARGETS["bookworm-arm64"]
 ARMHF = wheelhouse.TARGETS["bookworm-armhf"]
+SIMPLEJPEG = "1.9.0"
 Ran = list[list[str]]
 
 
@@ -47,6 +48,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = canonicalize_name(installed.metadata["Name"]).replace("-", "_")
         if name != "edgecnn":
             empty_wheel(folder, name, installed.version, installed.requires or [])
+    empty_wheel(folder, "simplejpeg", SIMPLEJPEG, ["numpy"])
     return folder
 
 
@@ -121,6 +123,7 @@ def test_a_wheelhouse_holds_edgecnn_its_interpreter_and_what_those_need_and_no_t
         "msgspec",
         "anyio",
         "cryptography",
+        "simplejpeg",
     }
     assert needed <= names(found)
     assert not {"tensorflow", "tf_keras", "pytest", "tflite_runtime"} & names(found)
@@ -130,6 +133,7 @@ def test_a_wheelhouse_holds_edgecnn_its_interpreter_and_what_those_need_and_no_t
 def test_a_device_gets_the_very_versions_that_are_installed_here(house: Path) -> None:
     found = {w.name.split("-")[0]: w.name.split("-")[1] for w in wheelhouse.read(house).files}
 
+    assert found.pop("simplejpeg") == SIMPLEJPEG  # of picamera2, which nobody can install here
     assert found == {name: metadata.version(name) for name in found}
 
 
