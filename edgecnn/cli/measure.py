@@ -15,18 +15,25 @@ if TYPE_CHECKING:
     from edgecnn.measure.bench import Pictures, Progress
     from edgecnn.measure.latency import ModelFile
     from edgecnn.measure.report import ModelReport, Report
+    from edgecnn.measure.watched import ClipsReport
     from edgecnn.runtime.predictor import TflitePredictor
 
 FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@click.argument("file", required=False, type=FILE)
+@click.option("--zoo", is_flag=True, help="Instead of FILE: each model that ships, by itself.")
 @click.option("--against", multiple=True, type=FILE, help="Model to hold FILE against; may be repeated.")
 @click.option(
-    "--data", type=FILE, help="Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
-)
+    "--data", multiple=True, type=FILE,
+    help="Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*. May be repeated: several "
+    "are one set; with --zoo, each by itself.",
+)  # fmt: skip
 @click.option("--split", default="test", show_default=True, help="Pictures of the data to measure on.")
+@click.option(
+    "--clips", is_flag=True, help="Watch the split's clips too, as videos.json of the data lists them."
+)
 @click.option("--labels", type=FILE, help="Labels of a file that brings none, one a line.")
 @click.option(
     "--normalization",
@@ -43,10 +50,12 @@ FILE = click.Path(path_type=Path)
 @click.option("--warmup", type=click.IntRange(0), default=50, show_default=True, help="Calls that go before.")
 @click.option("--out", type=FILE, default="report", show_default=True, help="Folder for the report.")
 def bench(
-    file: Path,
+    file: Path | None,
+    zoo: bool,
     against: tuple[Path, ...],
-    data: Path | None,
+    data: tuple[Path, ...],
     split: str,
+    clips: bool,
     labels: Path | None,
     normalization: tuple[float, float] | None,
     threads: int,
@@ -56,22 +65,36 @@ def bench(
 ) -> None:
     """Measure accuracy and latency of FILE, side by side with others, and write a report.
 
+    With --zoo, measure each model that ships on the --data whose labels it knows, beside the float model that
+    it was made from where that is at hand, as out/*/float32.tflite.
+
     \b
     Example:
         edgecnn bench fire.int8.tflite --against fire.float32.tflite --data data/fire --out report/
     """
+    if (file is None) != zoo:
+        raise click.UsageError("Give a FILE, or --zoo.")
+    if zoo and (against or labels or normalization):
+        raise click.UsageError("The models of the zoo bring labels, and are held against their parents.")
+    if clips and not data:
+        raise click.UsageError("--clips needs the --data that lists them.")
     from edgecnn.measure import bench as room
     from edgecnn.measure import report as reports
     from edgecnn.runtime import host, predictor
 
+    if file is None:
+        from edgecnn.cli.zoo_bench import bench_zoo
+
+        bench_zoo(data, split, threads, room.Settings(calls, warmup), out)
+        return
     files = _files((file, *against), threads, labels, normalization)
     models = [predictor.load(f.path, f.labels, f.threads, None, f.normalization) for f in files]
     for model in models:
         predictor.verify_golden(model)
-    pictures = _pictures(data, split, models) if data else None
+    pictures = pictures_for(models, data, split, clips) if data else None
     if pictures is None:
         click.echo("No --data: the latency is measured on random noise, and the accuracy is not.", err=True)
-    with _progress() as progress:
+    with progress_bars() as progress:
         memories = room.memories(files, progress)
         settings = room.Settings(calls, warmup)
         report, thumbnails = room.run(models, host.host_facts(), pictures, settings, memories, progress)
@@ -95,19 +118,26 @@ def _files(
     ]
 
 
-def _pictures(data: Path, split: str, models: Sequence[TflitePredictor]) -> Pictures:
+def pictures_for(
+    models: Sequence[TflitePredictor], data: Sequence[Path], split: str, clips: bool = False
+) -> Pictures:
     """Open the data with the classes that the models were trained on, and take one split of it."""
     from edgecnn.measure.bench import Pictures
+    from edgecnn.workstation.data.boxes import boxes_of, clips_of
     from edgecnn.workstation.data.catalog import LEFT_OUT, open_dataset
     from edgecnn.workstation.recipe import parse
 
     recipes = [model.manifest.provenance.recipe for model in models if model.manifest]
     leave_out = parse(recipes[0]).leave_out if split == LEFT_OUT and any(recipes[:1]) else ()
     if not any(model.manifest and model.manifest.negatives for model in models):
-        dataset = open_dataset(data, _classes(models), leave_out=leave_out)
-        return Pictures(dataset.name, split, dataset.split(split))
-    dataset = open_dataset(data, leave_out=leave_out)
-    return Pictures(dataset.name, split, dataset.split(split), by_folder=True)
+        dataset, by_folder = open_dataset(data, _classes(models), leave_out=leave_out), False
+    else:
+        dataset, by_folder = open_dataset(data, leave_out=leave_out), True
+    items = dataset.split(split)
+    has_heatmap = any(head.kind == "heatmap" for model in models for head in model.heads)
+    boxes = {path: boxed.shares() for path, boxed in boxes_of(items).items()} if has_heatmap else {}
+    watched = clips_of(items, split, dataset.name) if clips else ()
+    return Pictures(dataset.name, split, items, by_folder, boxes, watched)
 
 
 def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:
@@ -132,7 +162,7 @@ def _listed(classes: Mapping[str, tuple[str, ...]]) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def progress_bars() -> Iterator[Progress]:
     """Show one bar a step, on a terminal only, and only so often that the measuring does not feel it."""
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -158,7 +188,10 @@ def print_report(report: Report, path: Path) -> None:
 
     console = Console()
     # A pipe has no width; folding at 80 columns would only make the table harder to read there.
-    (console if console.is_terminal else Console(width=200)).print(_table(report))
+    wide = console if console.is_terminal else Console(width=200)
+    wide.print(_table(report))
+    if report.clips:
+        wide.print(_clip_table(report.clips))
     click.echo(report.verdict)
     if warning := unrest(report.models):
         click.echo(warning)
@@ -180,9 +213,25 @@ def _table(report: Report) -> Table:
     return table
 
 
+def _clip_table(clips: ClipsReport) -> Table:
+    """Tell clip by clip what each model made of it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from edgecnn.measure.report import place_in_words
+    from edgecnn.measure.watched import alarm_in_words
+
+    table = Table("clip", "model", "for", "alarm", "strongest cell in a box")
+    for clip in clips.clips:
+        for seen in clip.watched:
+            cells = (clip.clip, seen.model, seen.label, alarm_in_words(seen), place_in_words(seen.place))
+            table.add_row(*map(escape, cells))
+    return table
+
+
 def _figures(model: ModelReport, report: Report) -> dict[str, str]:
     from edgecnn.measure.latency import NOT_MEASURED, ms
-    from edgecnn.measure.report import percent, size
+    from edgecnn.measure.report import percent, place_in_words, place_rows, places_of, size
 
     heads = list(dict.fromkeys(head for each in report.models for head in each.accuracy))
     found = {head: model.accuracy.get(head) for head in heads}
@@ -194,6 +243,10 @@ def _figures(model: ModelReport, report: Report) -> dict[str, str]:
                 f"{percent(a.top1)} ({percent(a.low)} to {percent(a.high)})" if a else NOT_MEASURED
             )
             for head, a in found.items()
+        },
+        **{
+            f"{head}: {label} in a box": place_in_words(places_of([model], head, label)[0])
+            for head, label in place_rows(report.models)
         },
         "p50": ms(took.p50_ms if took else None),
         "p90": ms(took.p90_ms if took else None),

@@ -40,7 +40,6 @@ from edgecnn.measure.report import (
     Report,
     verdict,
 )
-from edgecnn.measure.watched import Clip
 from edgecnn.runtime.host import Host
 
 __all__ = ["Pictures", "Progress", "Settings", "evaluate", "memories", "run", "thumbnail", "unique_names"]
@@ -79,18 +78,17 @@ def run(
     settings: Settings = Settings(),
     memories: Sequence[clock.Memory | None] | None = None,
     progress: Progress = silent,
-    clips: Sequence[Clip] = (),
 ) -> tuple[Report, dict[str, bytes]]:
     """Measure models side by side.
 
     Args:
         models: The model under test first, then those that it is held against.
         host: The machine.
-        pictures: What the accuracy is measured on; ``None`` measures latency only, on noise.
+        pictures: What the accuracy is measured on, and clips to watch; ``None`` measures latency only, on
+            noise.
         settings: How.
         memories: Peak memory of each model; ``None`` where it was not measured.
         progress: Told how far it is.
-        clips: What the models watch besides, with the alarm of ``edgecnn watch``.
 
     Returns:
         The report, and thumbnails of flipped pictures (JPEG bytes by name).
@@ -100,6 +98,7 @@ def run(
             decoded, or no model would raise an alarm.
     """
     names = unique_names(models)
+    clips = pictures.clips if pictures else ()
     seen = watch_clips(models, names, clips, progress) if clips else None
     fits = [heads_that_fit(model, pictures) if pictures else () for model in models]
     found = evaluate(models, pictures, progress) if pictures else None

@@ -6,6 +6,7 @@ import html
 import io
 import re
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from edgecnn.measure.accuracy import HeadAccuracy
 from edgecnn.measure.fidelity import CHEAP_DB, LayerFidelity
 from edgecnn.measure.latency import Latency, ms
+from edgecnn.measure.watched import ClipReport, ClipsReport
 
 # matplotlib knows no CSS: each of these colours is drawn, then replaced by the variable of the page.
 INK, MUTED, GRID, ON_ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -39,6 +41,8 @@ HIGHEST_DB = 80.0
 
 LOG_FROM = 6
 """Where calls spread over more than this ratio, a linear axis would press the fast model against its end."""
+
+_DASHES: Any = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
 CONFUSION_LABELS = 25
 """With more labels than this, cells of a heatmap are too small to read on any screen."""
@@ -108,6 +112,11 @@ def draw_confusions(model: Charted) -> list[tuple[str, str]]:
         for head, found in model.accuracy.items()
         if found.confusion and len(found.confusion) <= CONFUSION_LABELS
     ]
+
+
+def draw_clips(report: ClipsReport) -> list[tuple[str, str]]:
+    """Draw the scores of every clip over time; the clip's name and SVG."""
+    return [(found.clip, clip(found, report.on_score)) for found in report.clips]
 
 
 _ACCURACY = "Share of pictures decided right, with the 95 % Wilson interval."
@@ -244,6 +253,41 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], name: str 
         axes.set_ylabel("true")
         axes.spines["bottom"].set_visible(False)
         return _svg(figure, f"Confusion of {name}: true labels by decisions")
+
+
+def clip(found: ClipReport, on_score: float) -> str:
+    """Draw what the alarm goes by over the time of a clip, the plain scores faintly behind it.
+
+    Models differ by colour, labels by the dashes of the line; a dot is an alarm, a bar below the axis the
+    time in which there are boxes.
+    """
+    models = list(dict.fromkeys(seen.model for seen in found.watched))
+    labels = list(dict.fromkeys(seen.label for seen in found.watched))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(2.6 + 0.18 * len(found.watched))
+        for seen in found.watched:
+            colour = SERIES[models.index(seen.model) % len(SERIES)]
+            name = (
+                _short([seen.model], 26)[0]
+                if len(labels) == 1
+                else f"{_short([seen.model])[0]}, {seen.label}"
+            )
+            dashes = _DASHES[labels.index(seen.label) % len(_DASHES)]
+            axes.plot(found.times_s, seen.scores, color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(found.times_s, seen.smoothed, color=colour, linestyle=dashes, linewidth=1.6, label=name)
+            heights = [seen.smoothed[bisect_left(found.times_s, round(at_s, 4))] for at_s in seen.alarms_s]
+            axes.plot(seen.alarms_s, heights, "o", color=colour, markersize=7)
+        axes.axhline(on_score, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        boxed = [0.0 if is_boxed else float("nan") for is_boxed in found.is_boxed]
+        axes.plot(found.times_s, [height - 0.035 for height in boxed], color=MUTED, linewidth=4)
+        axes.set_ylim(-0.06, 1.03)
+        axes.set_yticks([0, on_score, 1], ["0", f"{on_score:g}", "1"])
+        axes.set_xlim(found.times_s[0], max(found.times_s[-1], found.times_s[0] + 1e-3))
+        axes.set_xlabel("seconds of the clip")
+        axes.set_ylabel("score")
+        axes.grid(axis="x")
+        _legend(axes, 1)
+        return _svg(figure, f"Scores over the clip {found.clip}")
 
 
 def fidelity(layers: Sequence[LayerFidelity], named: int = 3) -> str:

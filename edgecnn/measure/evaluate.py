@@ -23,6 +23,7 @@ from edgecnn.core.zones import Window
 from edgecnn.errors import DataError
 from edgecnn.measure.accuracy import Decisions, is_exclusive, truth
 from edgecnn.measure.report import Skipped
+from edgecnn.measure.watched import Clip
 
 _READ_AHEAD = 32
 
@@ -107,6 +108,7 @@ class Pictures:
         by_folder: Whether a picture's label is its folder, of which each model's manifest says what it shows.
         boxes: By path and label, where pictures show something, as shares of the picture; of one that is
             not there nobody said where.
+        clips: What is watched besides.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Pictures:
     items: Sequence[LabelledPicture]
     by_folder: bool = False
     boxes: Mapping[str, Mapping[str, tuple[Box, ...]]] = field(default_factory=dict)
+    clips: tuple[Clip, ...] = ()
 
 
 Hits = dict[str, dict[str, list[bool]]]

@@ -17,7 +17,7 @@ from edgecnn.measure.accuracy import Drop, DropMethod, HeadAccuracy, LabelAccura
 from edgecnn.measure.latency import NOT_MEASURED, Latency, ms
 from edgecnn.measure.parity import Parity
 from edgecnn.measure.place import Place
-from edgecnn.measure.watched import ClipsReport
+from edgecnn.measure.watched import ClipsReport, alarm_in_words
 from edgecnn.runtime.host import Host
 
 MINUS = "\N{MINUS SIGN}"
@@ -375,6 +375,7 @@ def to_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> st
         "report.html.j2",
         report,
         charts=charts.draw(report.models),
+        clip_charts=charts.draw_clips(report.clips) if report.clips else [],
         confusions=[
             (model.name, head, svg) for model in report.models for head, svg in charts.draw_confusions(model)
         ],
@@ -384,15 +385,18 @@ def to_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> st
 
 
 def _render(template: str, report: Report, **more: object) -> str:
-    return template_of(
-        template, (percent, signed, gain, number, ms, times, size, that_have, that_occur)
-    ).render(
+    helpers = (
+        percent, signed, gain, number, ms, times, size, that_have, that_occur, places_of, place_in_words,
+        alarm_in_words,
+    )  # fmt: skip
+    return template_of(template, helpers).render(
         report=report,
         conditions=conditions,
         unrest=unrest(report.models),
         drop_methods=list(dict.fromkeys(row.drop_method for row in report.comparison if row.drop_method)),
         heads=list(dict.fromkeys(head for model in report.models for head in model.accuracy)),
         by_name={model.name: model for model in report.models},
+        places=place_rows(report.models),
         positions={model.name: index for index, model in enumerate(report.models)},
         host=msgspec.to_builtins(report.host),
         **more,
@@ -420,6 +424,29 @@ def template_of(name: str, helpers: Sequence[Callable[..., object]]) -> jinja2.T
 def that_have(models: Sequence[ModelReport], head: str) -> list[ModelReport]:
     """Choose the models of which this head was measured."""
     return [model for model in models if head in model.accuracy]
+
+
+def place_rows(models: Sequence[ModelReport]) -> list[tuple[str, str]]:
+    """List every heatmap and label of which a model was measured on boxed pictures."""
+    found = [(head, label) for model in models for head, labels in model.place.items() for label in labels]
+    return list(dict.fromkeys(found))
+
+
+def places_of(models: Sequence[ModelReport], head: str, label: str) -> list[Place | None]:
+    """Give what was measured of one label of a heatmap, model by model."""
+    return [model.place.get(head, {}).get(label) for model in models]
+
+
+def place_in_words(found: Place | None) -> str:
+    """Write a share of boxed pictures with its interval.
+
+    Example:
+        >>> place_in_words(Place(0.75, 0.3, 0.95, 4, 3, 4))
+        '75.0 % (30.0 % to 95.0 %)'
+    """
+    if found is None:
+        return NOT_MEASURED
+    return f"{percent(found.share)} ({percent(found.low)} to {percent(found.high)})"
 
 
 def that_occur(per_label: Mapping[str, LabelAccuracy]) -> list[str]:

@@ -156,3 +156,25 @@ def _listen(
         if event is not None and event.kind == "started":
             started.append(at_s)
     return smoothed, started
+
+
+def alarm_in_words(found: Watched) -> str:
+    """Say when the alarm came, and whether it should have.
+
+    Example:
+        >>> seen = watched("m", AlarmPolicy("fire", minimum_s=0), False, [0.0, 1.0], [0.9, 0.9], 0.0, None)
+        >>> alarm_in_words(seen)
+        '1 false alarm, at 0.00 s'
+    """
+    times = ", ".join(f"{at_s:.2f}" for at_s in found.alarms_s)
+    if found.shows is False:
+        plural = "" if len(found.alarms_s) == 1 else "s"
+        return f"{len(found.alarms_s)} false alarm{plural}{f', at {times} s' if times else ''}"
+    if found.shows is None:
+        return f"at {times} s, unknown whether rightly" if times else "no alarm, unknown whether rightly"
+    if found.delay_s is None:
+        return "no alarm"
+    more = f", {len(found.alarms_s) - 1} more later" if len(found.alarms_s) > 1 else ""
+    if found.delay_s < 0:
+        return f"{-found.delay_s:.2f} s before it was to be seen{more}"
+    return f"after {found.delay_s:.2f} s{more}"
