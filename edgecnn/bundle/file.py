@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import zipfile
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +24,7 @@ from edgecnn.bundle import flatbuffer, metadata
 from edgecnn.bundle import manifest as manifests
 from edgecnn.bundle.flatbuffer import Model, Tensor
 from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.whole import whole_file
 from edgecnn.core.tensor import TensorSpec
 from edgecnn.errors import BundleError
 
@@ -384,16 +383,10 @@ def replace_whole(path: Path, data: bytes) -> None:
     Raises:
         BundleError: If it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a camera loses power at the worst moment
-        part.replace(path)
+        with whole_file(path) as draft:
+            draft.write_bytes(data)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise BundleError(
             f"The model file '{path}' cannot be written: {error.strerror or error}.",
             fix="Check that the folder exists, that you may write there, and that there is room.",

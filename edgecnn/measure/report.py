@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import tempfile
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ import jinja2
 import msgspec
 
 from edgecnn.bundle.manifest import Measured, Provenance
+from edgecnn.bundle.whole import whole_file
 from edgecnn.errors import DataError
 from edgecnn.measure.accuracy import Drop, DropMethod, HeadAccuracy, LabelAccuracy
 from edgecnn.measure.latency import NOT_MEASURED, Latency, ms
@@ -494,11 +495,9 @@ def write_files(texts: Mapping[str, bytes], folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Rendered first and moved into place last: a full disk leaves the report before untouched.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as beside:
+        with contextlib.ExitStack() as drafts:
             for name, text in texts.items():
-                (Path(beside) / name).write_bytes(text)
-            for name in texts:
-                (Path(beside) / name).replace(folder / name)
+                drafts.enter_context(whole_file(folder / name)).write_bytes(text)
     except OSError as error:
         raise DataError(
             f"The report cannot be written to '{folder}': {error.strerror or error}.",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.bundle.whole import whole_file
 from edgecnn.core.frame import InputSpec
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.catalog import Dataset, Picture
@@ -67,9 +68,8 @@ def digest(entries: Sequence[Entry]) -> str:
 
 def write(entries: Sequence[Entry], path: Path) -> None:
     """Write a list to a file, whole or not at all."""
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(to_text(entries), encoding="utf-8")
-    half.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(to_text(entries), encoding="utf-8")
 
 
 def read(path: Path) -> tuple[Entry, ...]:

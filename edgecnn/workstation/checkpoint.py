@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from edgecnn.bundle.whole import whole_file
 from edgecnn.errors import ModelError
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import tf
@@ -98,12 +98,8 @@ def keep(
         with averages.applied():
             model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
     new = replace(state, history=(*state.history, row), best=best, weights=weights)
-    half = checkpoint / "state.half"
-    with half.open("wb") as file:
-        file.write(msgspec.json.encode(new))
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(checkpoint / "state.json")
+    with whole_file(checkpoint / "state.json") as draft:
+        draft.write_bytes(msgspec.json.encode(new))
     for old in _obsolete(checkpoint, new):
         with contextlib.suppress(OSError):
             old.unlink()

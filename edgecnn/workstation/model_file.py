@@ -14,6 +14,7 @@ import h5py
 import msgspec
 import numpy as np
 
+from edgecnn.bundle.whole import whole_file
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation.backend import keras, tf, tfmot
@@ -52,17 +53,13 @@ def save(model: Any, path: Path, card: Card) -> None:
     """
     refuse_other_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.stem}.half.h5")
-    try:
+    with whole_file(path) as draft:
         with warnings.catch_warnings():
             # Keras calls .h5 "legacy"; it is the format that TFMOT's models survive in.
             warnings.simplefilter("ignore")
-            model.save(half, include_optimizer=False)
-        with h5py.File(half, "a") as file:
+            model.save(draft, include_optimizer=False)
+        with h5py.File(draft, "a") as file:
             file.attrs[_ATTRIBUTE] = msgspec.json.encode(card).decode()
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def refuse_other_suffix(path: Path) -> None:
