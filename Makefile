@@ -105,6 +105,7 @@ RECIPE := $(or $(RECIPE_$(MODEL)),$(MODEL))
 zoo: $(foreach x,report.html $(addsuffix /report.html,$(REPORTS_$(MODEL))),out/$(RECIPE)/$x)
 ifdef PUBLISH
 	$(BIN)/edgecnn zoo publish out/$(RECIPE) --name $(MODEL) $(call data,$(DATA_$(RECIPE))) --calibration calibration/$(RECIPE).txt --into edgecnn/zoo
+	$(BIN)/python tests/models_page.py
 else
 	$(BIN)/edgecnn zoo compare $(MODEL) out/$(RECIPE)
 endif
@@ -220,6 +221,7 @@ bench-watch: .venv/ready
 
 docs: .venv/ready
 	$(BIN)/python tests/commands_page.py
+	$(BIN)/python tests/models_page.py
 
 clean:
 	rm -rf .venv out build dist .mypy_cache .pytest_cache .ruff_cache
