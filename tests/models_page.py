@@ -23,7 +23,7 @@ def page(text: str) -> str:
 def table(residents: tuple[Resident, ...]) -> str:
     """Write a row for each answer on each set of pictures."""
     head = (
-        "| model | answer | input | size | on | right (95 %) | lost from float (95 %) | p50 int8 (float32) |\n"
+        "| model | answer | input | size | on | right (95 %) | lost from float | p50 int8 (float32) |\n"
         "|---|---|---|---:|---|---:|---:|---:|\n"
     )
     return head + "".join(row for resident in residents for row in _rows(resident))
