@@ -210,10 +210,11 @@ emulate: .venv/ready
 fleet: .venv/ready programs
 	EDGECNN_FLEET=1 $(BIN)/python -m pytest tests/firmware_examples/test_fleet.py
 
-# One hour at 30 frames/s: memory, descriptors, age of frames; MINUTES=2 for a look.
+# One hour at 30 frames/s: memory, descriptors, age of frames; MINUTES=2 for a look. The model is a small one
+# that is made for it, or SOAKED=FILE, one that sees fire.
 MINUTES ?= 60
 soak: .venv/ready
-	$(BIN)/python tests/soak.py --minutes $(MINUTES)
+	$(BIN)/python tests/soak.py --minutes $(MINUTES) $(if $(SOAKED),--model $(SOAKED))
 
 # Our loop against a plain OpenCV one by turns: rate, cost a frame, age of a frame at its decision.
 bench-watch: .venv/ready
