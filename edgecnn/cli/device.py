@@ -359,6 +359,7 @@ def verify(file: Path, config: Path | None, trust: Path | None, frame: bool, as_
     """
     import msgspec
 
+    from edgecnn.runtime.predictor import agreement
     from edgecnn.watch.trial import prove
 
     if frame and config is None:
@@ -367,9 +368,11 @@ def verify(file: Path, config: Path | None, trust: Path | None, frame: bool, as_
     if as_json:
         click.echo(msgspec.json.encode(proof))
         return
-    how = f"within {proof.tolerance:g}" if proof.tolerance else "equal to the last bit"
+    how = agreement(proof.tolerance, proof.tolerance_codes)
     click.echo(f"{file.name}: {proof.name}, {proof.precision}, sha256 {proof.sha256}")
     click.echo(f"Recorded pictures: {proof.golden_count}, {how} ({proof.runtime})")
+    if proof.fault:
+        click.echo(f"On the CPU: {proof.fault}")
     if proof.signer:
         click.echo(f"Signed by {proof.signer}, version {proof.version}")
     if proof.frame:

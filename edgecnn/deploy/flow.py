@@ -22,6 +22,7 @@ from edgecnn.deploy.fitness import Facts, Refusal, facts_from, of_wheels, refusa
 from edgecnn.deploy.release import CONFIG, Release, sha256
 from edgecnn.deploy.remote import Link, LinkLost, Target
 from edgecnn.errors import CheckFailed, DeployError
+from edgecnn.runtime.predictor import agreement
 
 ATTEMPTS: Final = 5
 """With pauses of 1, 2, 4 and 8 s between: a router that starts anew is back by then, or it takes minutes."""
@@ -210,7 +211,8 @@ def deploy(order: Order, show: Show) -> Outcome:
         timed.note = f"{found.facts.board or found.facts.machine}, {found.facts.os}"
     with _Timed(show, "pack") as timed:
         wanted = _wanted(order, found)
-        timed.note = f"{order.model.name}, {len(wanted.content) / 1e6:.1f} MB, release {wanted.id[:12]}"
+        size = sum(map(len, wanted.models.values()))
+        timed.note = f"{', '.join(wanted.models)}, {size / 1e6:.1f} MB, release {wanted.id[:12]}"
     host, environment = order.target.host, wanted.environment.digest
     asked = Outcome(host, DEPLOYED, "", wanted.id, wanted.digests, environment)
     work = _Deployment(order, wanted, found, show)
@@ -317,7 +319,7 @@ class _Deployment:
         """Bring everything onto the device, going on where it was cut."""
         wanted, link = self._wanted, self.link
         link.ask("begin", file_names=list(wanted.digests))
-        files = {f"slots/staging/{wanted.model}": wanted.content}
+        files = {f"slots/staging/{name}": content for name, content in wanted.models.items()}
         if wanted.config is None:
             link.ask("keep", name=CONFIG)
         else:
@@ -351,9 +353,11 @@ class _Deployment:
             "prove", model=wanted.model, env=wanted.environment.digest, files=dict(wanted.digests),
             release=wanted.id, allow_downgrade=self._order.allow_downgrade,
         )  # fmt: skip
-        how = f"within {proof['tolerance']:g}" if proof["tolerance"] else "to the last bit"
+        # The edgecnn of a wheelhouse may be older than this one, and say less.
+        how = agreement(proof["tolerance"], proof.get("tolerance_codes", 0))
         signed = f", signed by {proof['signer']}, version {proof['version']}" if proof["signer"] else ""
-        return f"{proof['golden_count']} recorded pictures equal {how} ({proof['runtime']}){signed}"
+        fault = f"; {proof['fault']}" if proof.get("fault") else ""
+        return f"{proof['golden_count']} recorded pictures, {how} ({proof['runtime']}){signed}{fault}"
 
     def commit(self) -> str:
         """Hand over; from here on the device needs nobody."""

@@ -56,14 +56,14 @@ class Release:
 
     Attributes:
         model: Name of the model file on the device: what the configuration calls it.
-        content: Of the model file.
+        models: The model files by name: this one, and where there is one the fallback for the CPU.
         config: Text of ``watch.toml``; None to keep the one that is there.
         digests: SHA-256 by name of the file.
         environment: What it runs in.
     """
 
     model: str
-    content: bytes
+    models: Mapping[str, bytes]
     config: bytes | None
     digests: Mapping[str, str]
     environment: Environment
@@ -81,29 +81,47 @@ def release(
     """Put together what is to run.
 
     Args:
-        model: The model file.
+        model: The model file; the fallback that the configuration names lies beside it.
         config: Text of a ``watch.toml``; None to keep that of ``running``.
         running: The release that the device runs, as it told; None for none.
         environment: What it is to run in.
 
     Raises:
-        BundleError: If the model file is damaged.
-        DeployError: If the configuration cannot live in a slot.
+        BundleError: If a model file is damaged.
+        DeployError: If the configuration cannot live in a slot, or names a fallback that is not there.
     """
-    bundle = file.read(model)
     if config is None and running is None:
         raise DeployError(
             "There is no watch.toml on the device yet, and none was given.",
             fix="Give one: --config watch.toml.",
         )
-    kept = running["files"][CONFIG] if running else ""
-    name = model_name(config) if config is not None else str((running or {})["model"])
-    digests = {name: bundle.sha256, CONFIG: sha256(config) if config is not None else kept}
-    return Release(name, model.read_bytes(), config, digests, environment)
+    kept = running or {}
+    names = model_names(config) if config is not None else _kept_names(kept)
+    paths = {name: model.with_name(name) for name in names} | {names[0]: model}
+    models = {name: _read(path, model) for name, path in paths.items()}
+    digests = {name: sha256(content) for name, content in models.items()}
+    digests[CONFIG] = sha256(config) if config is not None else kept["files"][CONFIG]
+    return Release(names[0], models, config, digests, environment)
 
 
-def model_name(config: bytes) -> str:
-    """Read what a configuration calls its model, which lies beside it on the device.
+def _kept_names(running: Mapping[str, Any]) -> tuple[str, ...]:
+    first = str(running["model"])
+    return (first, *(name for name in running["files"] if name not in (first, CONFIG)))
+
+
+def _read(path: Path, model: Path) -> bytes:
+    """Read a model file that is whole."""
+    if path != model and not path.exists():
+        raise DeployError(
+            f"The configuration falls back on '{path.name}', which does not lie beside '{model}'.",
+            fix="Put both files of 'edgecnn convert --target edgetpu' into one folder.",
+        )
+    file.read(path)
+    return path.read_bytes()
+
+
+def model_names(config: bytes) -> tuple[str, ...]:
+    """Read what a configuration calls its model, and the fallback if it has one; both lie beside it.
 
     Raises:
         DeployError: If it names another place than its own folder, keeps its journal in the slot, or
@@ -111,17 +129,19 @@ def model_name(config: bytes) -> str:
     """
     try:
         table = tomllib.loads(config.decode("utf-8"))
-        name, web = str(table["model"]["path"]), table.get("web", {})
+        names = [str(table["model"][key]) for key in ("path", "fallback") if key in table["model"]]
+        web = table.get("web", {})
         folder = str(table.get("journal", {}).get("folder", "~"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, LookupError, TypeError, AttributeError) as error:
         raise DeployError(
             f"The configuration cannot be read: {error}.", fix="Compare it with docs/watch.md."
         ) from error
-    if not _PLAIN_NAME.fullmatch(name):
-        raise DeployError(
-            f"The configuration looks for its model at '{name}'; on the device it lies beside watch.toml.",
-            fix='Write a name alone, in [model]: path = "fire.tflite".',
-        )
+    for name in names:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise DeployError(
+                f"The configuration looks for a model at '{name}'; on the device it lies beside watch.toml.",
+                fix='Write a name alone, in [model]: path = "fire.tflite".',
+            )
     if not folder.startswith(("/", "~")):
         raise DeployError(
             f"The journal would lie in '{folder}', in the slot, and be lost with the next release.",
@@ -132,7 +152,7 @@ def model_name(config: bytes) -> str:
             "Without its page nobody can see, during the probation, whether the watch is well.",
             fix="Set a port in [web]; host 127.0.0.1 keeps it to the device.",
         )
-    return name
+    return tuple(names)
 
 
 def environment(facts: Facts, folder: Path | None) -> Environment:

@@ -220,6 +220,22 @@ def codes_apart(predictor: TflitePredictor, output_index: int) -> int:
     return max(known, int("softmax" in kinds))
 
 
+def agreement(tolerance: float, codes: int) -> str:
+    """Say in words how near to the recorded results a replay had to come.
+
+    Args:
+        tolerance: Of float outputs, in their own unit; 0 where there are none.
+        codes: Of integer outputs, the largest that ``codes_apart`` gives.
+
+    Example:
+        >>> agreement(0.0, 0), agreement(0.0, 1), agreement(0.0, 32), agreement(1e-4, 0)
+        ('equal to the last bit', 'equal within 1 code', 'equal within 32 codes', 'equal within 0.0001')
+    """
+    if tolerance:
+        return f"equal within {tolerance:g}"
+    return f"equal within {codes} code{'s' if codes > 1 else ''}" if codes else "equal to the last bit"
+
+
 def verify_golden(predictor: TflitePredictor) -> None:
     """Replay the recorded pictures, to see that this machine computes what the maker's did.
 

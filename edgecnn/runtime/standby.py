@@ -25,6 +25,10 @@ class Standby:
         second: The model on the CPU.
         now_s: Seconds on a clock that never runs backwards.
 
+    Attributes:
+        first: The model on the accelerator; None while it cannot look.
+        second: The model on the CPU.
+
     Raises:
         RecipeError: If the two models do not give the same answers.
         BundleError: If the first file is damaged. What the accelerator lacks is no error.
@@ -36,8 +40,8 @@ class Standby:
         second: TflitePredictor,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._open_first, self._second, self._now_s = open_first, second, now_s
-        self._first: TflitePredictor | None = None
+        self._open_first, self.second, self._now_s = open_first, second, now_s
+        self.first: TflitePredictor | None = None
         self._opened_at_s = self._next_try_s = 0.0
         self._wait_s = FIRST_WAIT_S
         self._fault = ""
@@ -51,12 +55,12 @@ class Standby:
     @property
     def heads(self) -> Sequence[Head]:
         """The answers of both."""
-        return self._second.heads
+        return self.second.heads
 
     @property
     def input(self) -> InputSpec:
         """What the resize makes of a picture for both."""
-        return self._second.input
+        return self.second.input
 
     @property
     def name(self) -> str:
@@ -74,24 +78,24 @@ class Standby:
         Raises:
             RuntimeFault: If the CPU cannot compute them either.
         """
-        if self._first is None and self._now_s() >= self._next_try_s:
+        if self.first is None and self._now_s() >= self._next_try_s:
             self._try_first(EdgecnnError)
-        if self._first is not None:
+        if self.first is not None:
             try:
-                return self._first.predict(frame)
+                return self.first.predict(frame)
             except EdgecnnError as error:
                 if self._now_s() - self._opened_at_s > LONGEST_WAIT_S:
                     self._wait_s = FIRST_WAIT_S  # it had been well: this is another failure
                 self._leave_first(error)
-        return self._second.predict(frame)
+        return self.second.predict(frame)
 
     @property
     def _looking(self) -> TflitePredictor:
-        return self._first or self._second
+        return self.first or self.second
 
     def _try_first(self, forgiven: type[EdgecnnError]) -> None:
         try:
-            self._first = self._opened()
+            self.first = self._opened()
         except forgiven as error:
             self._leave_first(error)
             return
@@ -99,16 +103,16 @@ class Standby:
 
     def _opened(self) -> TflitePredictor:
         first = self._open_first()
-        if (first.heads, first.input) != (self._second.heads, self._second.input):
+        if (first.heads, first.input) != (self.second.heads, self.second.input):
             raise RecipeError(
-                f"'{first.path.name}' and '{self._second.path.name}' give different answers or eat "
+                f"'{first.path.name}' and '{self.second.path.name}' give different answers or eat "
                 "different pictures; one cannot stand in for the other.",
                 fix="Convert both from the same model: 'edgecnn convert --target edgetpu' writes both.",
             )
         return first
 
     def _leave_first(self, error: EdgecnnError) -> None:
-        self._first = None
+        self.first = None
         self._fault = f"{error.message} The CPU looks meanwhile. {error.fix}"
         self._next_try_s = self._now_s() + self._wait_s
         self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)

@@ -310,7 +310,11 @@ class Watch:
         return prediction.by_label([h for h in heads if len(h.labels) == prediction.heads[h.name].shape[-1]])
 
     def _is_other_model(self, config: ModelConfig) -> bool:
-        return config != self.config.model or _digest(config.path) != self._model.sha256
+        if config != self.config.model or _digest(config.path) != self._model.sha256:
+            return True
+        if config.fallback is None or not isinstance(self._model, Standby):
+            return False
+        return _digest(config.fallback) != self._model.second.sha256
 
 
 def load_model(config: ModelConfig) -> Model:

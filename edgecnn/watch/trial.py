@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-from edgecnn.bundle import signature
+from edgecnn.bundle import file, signature
 from edgecnn.core.frame import Frame
 from edgecnn.errors import BundleError, EdgecnnError, RecipeError, RuntimeFault
-from edgecnn.runtime.predictor import FLOAT_TOLERANCE, TflitePredictor, load, verify_golden
+from edgecnn.runtime.predictor import FLOAT_TOLERANCE, TflitePredictor, codes_apart
+from edgecnn.runtime.standby import Standby
 from edgecnn.watch import config as configs
-from edgecnn.watch.config import Config
+from edgecnn.watch.config import Config, ModelConfig
+from edgecnn.watch.loop import Model, load_model
 from edgecnn.watch.sources.open import open_source
 
 FRAME_WITHIN_S: Final = 60.0
@@ -55,8 +57,11 @@ class Proof:
         sha256: Of the file.
         precision: Of the model.
         runtime: The interpreter that replayed the recorded pictures.
-        golden_count: Recorded pictures that gave the recorded results; 0 where a delegate computes.
-        tolerance: How far a result may lie from the recorded one: 0 for integers.
+        golden_count: Recorded pictures that gave the recorded results, of the fallback too; a delegate's
+            count where the file says how far one may lie from a CPU.
+        tolerance: How far a float may lie from the recorded one; 0 for integers.
+        tolerance_codes: How many codes an integer may: 1 behind a softmax, else 0 on a CPU.
+        fault: Why the fallback would look instead of the delegate; empty where it need not.
         signer: Name of the trusted key; empty where none was asked for.
         version: As signed; None for an unsigned file.
         web: Where the watch can be asked how it is; None without a configuration.
@@ -69,6 +74,8 @@ class Proof:
     runtime: str
     golden_count: int
     tolerance: float
+    tolerance_codes: int
+    fault: str
     signer: str
     version: int | None
     web: Page | None
@@ -89,46 +96,76 @@ def prove(
     Raises:
         EdgecnnError: For the first thing that is wrong.
     """
-    signer = signature.verify(path, signature.read_trusted(trust)) if trust else None
+    keys = signature.read_trusted(trust) if trust else ()
+    signer = signature.verify(path, keys) if trust else None
     config = configs.load(config_path) if config_path else None
-    threads = config.model.threads or None if config else None
-    delegate = config.model.delegate or None if config else None
-    predictor = load(path, None, threads, delegate)
-    # A delegate rounds in its own way; what it computes is not compared with what a CPU did.
-    replayed = None if delegate else predictor.golden
-    if delegate is None and predictor.golden is None and predictor.manifest is not None:
-        raise BundleError(
-            f"'{path.name}' holds no recorded pictures, so nobody can tell whether this machine computes "
-            "what the maker's did.",
-            fix="Convert the model again with 'edgecnn convert'.",
-        )
-    if replayed is not None:
-        verify_golden(predictor)
+    settings = replace(config.model, path=path) if config else ModelConfig(path)
+    if trust and settings.fallback:
+        signature.verify(settings.fallback, keys)
+    model = load_model(settings)  # it replays the recorded pictures
     if config is not None:
-        _check(config, path, predictor)
-    is_float = any(spec.dtype.startswith("float") for spec in predictor.interpreter.outputs)
+        _check(config, path, model)
+    opened = _opened(model, settings)
+    replayed = [one for one, on_cpu in opened if _has_recorded(one, on_cpu)]
+    looking = opened[-1][0]
     return Proof(
-        name=predictor.name,
-        sha256=predictor.sha256,
-        precision=predictor.precision,
-        runtime=predictor.interpreter.runtime,
-        golden_count=len(replayed.inputs) if replayed else 0,
-        tolerance=FLOAT_TOLERANCE if is_float else 0.0,
+        name=looking.name,
+        sha256=file.read(path).sha256,
+        precision=looking.precision,
+        runtime=looking.interpreter.runtime,
+        golden_count=sum(len(one.golden.inputs) for one in replayed if one.golden),
+        tolerance=FLOAT_TOLERANCE if any(map(_gives_floats, replayed)) else 0.0,
+        tolerance_codes=max(map(_codes_apart, replayed), default=0),
+        fault=model.fault if isinstance(model, Standby) else "",
         signer=signer.key.name if signer else "",
         version=signer.version if signer else signature.version(path),
         web=_page(config) if config and config.web.port else None,
-        frame=_look(config, predictor) if config and frame else None,
+        frame=_look(config, model) if config and frame else None,
     )
 
 
-def _check(config: Config, path: Path, predictor: TflitePredictor) -> None:
+def _opened(model: Model, settings: ModelConfig) -> list[tuple[TflitePredictor, bool]]:
+    """Give what was opened, and whether a CPU computes it; what looks comes last."""
+    if isinstance(model, Standby):
+        return [(model.second, True), *([(model.first, False)] if model.first else [])]
+    assert isinstance(model, TflitePredictor)
+    return [(model, not settings.delegate)]
+
+
+def _has_recorded(model: TflitePredictor, on_cpu: bool) -> bool:
+    """Tell whether recorded pictures were replayed; a delegate may round in its own way.
+
+    Raises:
+        BundleError: If there are none for a CPU.
+    """
+    if model.golden is None and on_cpu and model.manifest is not None:
+        raise BundleError(
+            f"'{model.path.name}' holds no recorded pictures, so nobody can tell whether this machine "
+            "computes what the maker's did.",
+            fix="Convert the model again with 'edgecnn convert'.",
+        )
+    may_compare = on_cpu or (model.manifest is not None and model.manifest.golden_tolerance_codes > 0)
+    return model.golden is not None and may_compare
+
+
+def _gives_floats(model: TflitePredictor) -> bool:
+    return any(spec.dtype.startswith("float") for spec in model.interpreter.outputs)
+
+
+def _codes_apart(model: TflitePredictor) -> int:
+    outputs = enumerate(model.interpreter.outputs)
+    apart = (codes_apart(model, index) for index, spec in outputs if not spec.dtype.startswith("float"))
+    return max(apart, default=0)
+
+
+def _check(config: Config, path: Path, model: Model) -> None:
     """Refuse a configuration of another model, or one that names what is not there."""
     if config.model.path.resolve() != path.resolve():
         raise RecipeError(
             f"The configuration watches with '{config.model.path}', not with '{path}'.",
             fix=f'Write path = "{path.name}" in its [model].',
         )
-    known = {label for head in predictor.heads for label in head.labels}
+    known = {label for head in model.heads for label in head.labels}
     unknown = sorted({policy.label for policy in config.alarm} - known)
     if unknown:
         raise RecipeError(
@@ -148,7 +185,7 @@ def _page(config: Config) -> Page:
     return Page(url, config.web.token_env, str(config.web.token_file or ""))
 
 
-def _look(config: Config, predictor: TflitePredictor) -> Look:
+def _look(config: Config, model: Model) -> Look:
     """Take one frame, and look at it.
 
     Raises:
@@ -157,7 +194,7 @@ def _look(config: Config, predictor: TflitePredictor) -> Look:
     began_s = perf_counter()
     frame = _first_frame(config)
     taken_after_s = perf_counter() - began_s
-    prediction = predictor.predict(frame)
+    prediction = model.predict(frame)
     height_px, width_px = frame.pixels_rgb.shape[:2]
     return Look(width_px, height_px, prediction.times.invoke_ms, taken_after_s)
 

@@ -190,6 +190,29 @@ def test_a_deploy_that_is_broken_leaves_the_old_model_or_the_new_one_whole(
     assert outcome.is_whole, outcome
 
 
+def test_a_fallback_that_has_changed_alone_is_deployed_with_the_model_it_stands_in_for(
+    field: Field, tmp_path: Path
+) -> None:
+    model, spare = tmp_path / "coral.tflite", tmp_path / "spare.tflite"
+    write_other(field.models[0], model)
+    write_other(field.models[0], spare)
+    config = field.box.config(field.clip)
+    pair = 'delegate = "/no/stick.so"\nfallback = "spare.tflite"\nthreads = 1'
+    config.write_text(config.read_text().replace("threads = 1", pair))
+    words = ("--model", model, "--config", config, *options(field), "--json")
+
+    first = field.box.deploy(*words)
+    same = field.box.deploy(*words)
+    write_other(field.models[0], tmp_path / "other.tflite")
+    shutil.copy(tmp_path / "other.tflite", spare)
+    second = field.box.deploy(*words)
+
+    assert first.returncode == 0, first.stderr
+    assert "The CPU looks meanwhile" in first.stderr
+    assert [json.loads(done.stdout)["state"] for done in (same, second)] == ["unchanged", "deployed"]
+    assert until(lambda: field.box.watching() == digest(str(spare)), 30)
+
+
 # The last of all: from here on the device trusts a key.
 
 

@@ -12,16 +12,17 @@ from test_fitness import PI_4
 
 from edgecnn.deploy.device.services import GUARD, WATCH
 from edgecnn.deploy.flow import units
-from edgecnn.deploy.release import Environment, first_config, model_name, release
+from edgecnn.deploy.release import Environment, first_config, model_names, release
 from edgecnn.errors import DeployError
 from edgecnn.watch.config import parse
 
 CONFIG = 'device = "x"\n[model]\npath = "{}"\n[source]\nuri = "0"\n[[alarm]]\nlabel = "fire"\n{}'
+PAIR = CONFIG.replace('path = "{}"', 'path = "fire_edgetpu.tflite"\ndelegate = "edgetpu"\nfallback = "{}"')
 ENVIRONMENT = Environment("e" * 16, "python3", {}, (), "", offline=False)
 
 
 def test_the_model_gets_the_name_that_the_configuration_gives_it() -> None:
-    assert model_name(CONFIG.format("fire.tflite", "").encode()) == "fire.tflite"
+    assert model_names(CONFIG.format("fire.tflite", "").encode()) == ("fire.tflite",)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,38 @@ def test_the_model_gets_the_name_that_the_configuration_gives_it() -> None:
 )
 def test_a_configuration_that_cannot_live_in_a_slot_is_refused(path: str, more: str, words: str) -> None:
     with pytest.raises(DeployError, match=words):
-        model_name(CONFIG.format(path, more).encode())
+        model_names(CONFIG.format(path, more).encode())
+
+
+def test_a_fallback_in_another_folder_is_refused() -> None:
+    with pytest.raises(DeployError, match="lies beside"):
+        model_names(PAIR.format("/opt/fire.tflite", "").encode())
+
+
+def test_the_fallback_travels_with_the_model_and_one_that_changed_alone_is_another_release(
+    tmp_path: Path,
+) -> None:
+    model, spare, config = tmp_path / "m.tflite", tmp_path / "fire.tflite", PAIR.format("fire.tflite", "")
+    tiny_models.write(model)
+    tiny_models.write(spare)
+
+    first = release(model, config.encode(), None, ENVIRONMENT)
+    tiny_models.write(spare, thresholds={"red": 0.6})
+    other = release(model, config.encode(), None, ENVIRONMENT)
+    kept = release(model, None, {"model": first.model, "files": first.digests}, ENVIRONMENT)
+
+    assert list(first.models) == ["fire_edgetpu.tflite", "fire.tflite"]
+    assert first.models["fire_edgetpu.tflite"] == model.read_bytes()
+    assert first.id != other.id == kept.id
+
+
+def test_a_fallback_that_does_not_lie_beside_the_model_is_missed_before_anything_is_sent(
+    tmp_path: Path,
+) -> None:
+    tiny_models.write(tmp_path / "m.tflite")
+
+    with pytest.raises(DeployError, match="falls back on 'fire"):
+        release(tmp_path / "m.tflite", PAIR.format("fire.tflite", "").encode(), None, ENVIRONMENT)
 
 
 def test_the_same_files_in_the_same_environment_are_the_same_release(tmp_path: Path) -> None:
@@ -67,7 +99,7 @@ def test_a_configuration_that_is_made_watches_the_camera_for_all_that_the_model_
     config = parse(made.decode())
     assert config.source.uri == "picamera:0"
     assert [policy.label for policy in config.alarm] == ["red"]
-    assert model_name(made) == "model.tflite"
+    assert model_names(made) == ("model.tflite",)
 
 
 def test_no_configuration_is_made_for_a_model_that_does_not_say_what_is_an_alarm() -> None:

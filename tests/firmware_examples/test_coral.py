@@ -322,6 +322,29 @@ def test_a_reload_tries_the_stick_at_once(model: Path, stick: Stick, tmp_path: P
     assert (before, watch.status().model_sha256) == (plain.sha256, first.sha256)
 
 
+@needs_gcc
+def test_a_reload_takes_a_fallback_whose_file_alone_has_changed(
+    model: Path, stick: Stick, tmp_path: Path
+) -> None:
+    plain = files.read(model)
+    assert plain.manifest is not None
+    spare = tmp_path / "spare.tflite"
+    files.write(spare, plain.model, plain.manifest, plain.golden)
+    settings = ModelConfig(model, 1, str(stick.library), fallback=spare)
+    config = Config("yard", settings, SourceConfig("fake", self_test=False), (QUICK,))
+    stop = threading.Event()
+    ears = Ears(1, stop)
+    watch = Watch(config, load_model(settings), Camera(1), [ears])
+    changed = replace(plain.manifest, description="Looks meanwhile.")
+    other = files.write(spare, plain.model, changed, plain.golden)
+
+    stick.computes(0)
+    watch.reload(config)
+    watch.run(stop)
+
+    assert watch.status().model_sha256 == other.sha256 != plain.sha256
+
+
 # The program, when the library takes the whole process with it ------------------------------------------
 
 

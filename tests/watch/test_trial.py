@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_models
+from accelerator import Stick, build, needs_gcc
 from click.testing import CliRunner
 from pi_box import write_clip
 
-from edgecnn.bundle import file
+from edgecnn.bundle import file, signature
 from edgecnn.cli.device import verify
-from edgecnn.errors import BundleError, RecipeError, RuntimeFault
+from edgecnn.errors import BundleError, RecipeError, RuntimeFault, SignatureError
 from edgecnn.watch.trial import prove
 
 CONFIG = """device = "x"
@@ -53,6 +55,7 @@ def test_a_whole_model_with_a_fitting_configuration_is_proven_with_one_frame(
     proof = prove(model, config(tmp_path), frame=True)
 
     assert (proof.golden_count, proof.tolerance, proof.precision) == (2, 0.0, "int8")
+    assert proof.tolerance_codes == 1  # a softmax
     assert proof.frame is not None
     assert (proof.frame.width_px, proof.frame.height_px) == (48, 32)
     assert proof.web is not None
@@ -92,4 +95,75 @@ def test_verify_prints_what_a_program_can_read_and_what_a_person_can(model: Path
 
     said = json.loads(as_json.stdout)
     assert (said["sha256"], said["golden_count"]) == (file.read(model).sha256, 2)
-    assert "Recorded pictures: 2, equal to the last bit" in as_text.stdout
+    assert "Recorded pictures: 2, equal within 1 code" in as_text.stdout
+
+
+# A model for an accelerator, and the one for the CPU beside it ------------------------------------------
+
+
+@pytest.fixture
+def stick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stick:
+    built = build(tmp_path)
+    monkeypatch.setenv("TEST_DELEGATE", str(built.state))
+    return built
+
+
+def pair(folder: Path, model: Path, stick: Stick) -> Path:
+    """Write a first file whose results may lie 32 codes apart, and a configuration of both."""
+    made = file.read(model)
+    assert made.manifest is not None
+    file.write(
+        folder / "first.tflite", made.model, replace(made.manifest, golden_tolerance_codes=32), made.golden
+    )
+    path = config(folder, model=f'first.tflite"\ndelegate = "{stick.library}"\nfallback = "{model.name}')
+    write_clip(folder / "clip.avi", 1)
+    return path
+
+
+@needs_gcc
+@pytest.mark.parametrize(("is_there", "golden_count"), [(True, 4), (False, 2)])
+def test_both_files_of_a_pair_are_replayed_and_the_compiled_one_only_where_its_stick_is(
+    model: Path, stick: Stick, tmp_path: Path, is_there: bool, golden_count: int
+) -> None:
+    settings = pair(tmp_path, model, stick)
+    if not is_there:
+        stick.is_pulled()
+
+    proof = prove(tmp_path / "first.tflite", settings, frame=True)
+
+    assert (proof.golden_count, proof.fault == "") == (golden_count, is_there)
+    assert proof.sha256 == file.read(tmp_path / "first.tflite").sha256
+    assert proof.frame is not None
+
+
+@needs_gcc
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_fallback_that_computes_something_else_is_refused_whether_its_stick_is_there_or_not(
+    model: Path, stick: Stick, tmp_path: Path, is_there: bool
+) -> None:
+    settings, made = pair(tmp_path, model, stick), file.read(model)
+    assert made.manifest is not None
+    assert made.golden is not None
+    wrong = replace(made.golden, outputs=tuple(output ^ 64 for output in made.golden.outputs))
+    file.write(model, made.model, made.manifest, wrong)
+    if not is_there:
+        stick.is_pulled()
+
+    with pytest.raises(BundleError, match="gives other results here"):
+        prove(tmp_path / "first.tflite", settings)
+
+
+@needs_gcc
+def test_a_fallback_that_nobody_has_signed_is_refused_with_the_model(
+    model: Path, stick: Stick, tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    settings = pair(tmp_path, model, stick)
+    key, public = signature.new_keys(tmp_path / "maker")
+    signature.sign(tmp_path / "first.tflite", key, 1)
+
+    with pytest.raises(SignatureError, match=model.name):
+        prove(tmp_path / "first.tflite", settings, public)
+    signature.sign(model, key, 1)
+
+    assert prove(tmp_path / "first.tflite", settings, public).signer == "maker"
