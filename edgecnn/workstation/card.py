@@ -14,6 +14,7 @@ from edgecnn.core.prediction import Head
 from edgecnn.measure.latency import NOT_MEASURED
 from edgecnn.measure.report import UNREST, number, signed, size
 from edgecnn.targets import edgetpu, micro
+from edgecnn.workstation.failures import Failures
 from edgecnn.workstation.recipe import Recipe, built_in, load, parse
 from edgecnn.zoo.figures import Figure, Figures, share
 
@@ -36,13 +37,14 @@ DATA_NOTES: Final = {
 """What is known about a set of pictures: origin, licence, noise; by its name without suffixes."""
 
 
-def card(name: str, bundle: Bundle, figures: Figures) -> str:
+def card(name: str, bundle: Bundle, figures: Figures, shown: Failures | None = None) -> str:
     """Write the card of a model, as Markdown.
 
     Args:
         name: What the zoo calls it.
         bundle: The model file; it has a manifest.
         figures: What was measured of it.
+        shown: What rendered look-alikes it takes for fire or smoke; None for a model that knows neither.
     """
     manifest = bundle.manifest
     assert manifest is not None
@@ -73,6 +75,7 @@ def card(name: str, bundle: Bundle, figures: Figures) -> str:
         edgetpu=edgetpu.predict(model),
         micro=micro.check(model, bundle.model),
         is_busy=speed is not None and speed.p90_ms > UNREST * speed.p50_ms,
+        shown=shown,
         recipe=recipe,
         recipe_name=_recipe_name(recipe),
         notes={

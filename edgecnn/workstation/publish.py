@@ -26,6 +26,7 @@ from edgecnn.workstation import calibration as calibrations
 from edgecnn.workstation.card import card
 from edgecnn.workstation.checkpoint import Epoch
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset
+from edgecnn.workstation.failures import failures, sheet
 from edgecnn.workstation.recipe import parse
 from edgecnn.zoo import figures as measured
 from edgecnn.zoo.figures import (
@@ -100,6 +101,7 @@ def publish(name: str, folder: Path, dataset: Dataset, calibration: Path, shelf:
             fix="Give the list that 'edgecnn convert' took or wrote.",
         )
     figures = gather(folder, dataset)
+    shown = failures(bundle.path)
     try:
         shelf.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=shelf, prefix=".publishing-") as beside:
@@ -108,7 +110,9 @@ def publish(name: str, folder: Path, dataset: Dataset, calibration: Path, shelf:
             shutil.copyfile(bundle.path, new / f"{name}.tflite")
             (new / "figures.json").write_bytes(measured.to_json(figures))
             calibrations.write(entries, new / "calibration.txt")
-            (new / "card.md").write_text(card(name, bundle, figures), encoding="utf-8")
+            (new / "card.md").write_text(card(name, bundle, figures, shown), encoding="utf-8")
+            if shown and shown.worst:
+                (new / "failures.jpg").write_bytes(sheet(shown.worst))
             if (shelf / name).exists():
                 (shelf / name).rename(old)
             new.rename(shelf / name)

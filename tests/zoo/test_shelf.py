@@ -19,7 +19,7 @@ from edgecnn.measure import bench, report
 from edgecnn.measure.evaluate import Pictures
 from edgecnn.runtime.host import host_facts
 from edgecnn.runtime.predictor import load
-from edgecnn.workstation import calibration, publish, recipe
+from edgecnn.workstation import calibration, failures, publish, recipe
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset, open_dataset
 from edgecnn.workstation.train import train
@@ -239,3 +239,22 @@ def test_the_figures_of_a_model_are_the_same_after_writing_and_reading(published
     (resident,) = shelf.models(published)
 
     assert measured.from_json(measured.to_json(resident.figures)) == resident.figures
+
+
+@pytest.mark.parametrize(("threshold", "wrong_count"), [(0.0, 12), (1.01, 0)])
+def test_false_alarms_on_rendered_look_alikes_are_those_at_or_above_the_threshold(
+    tmp_path: Path, threshold: float, wrong_count: int
+) -> None:
+    model = tmp_path / "fire.tflite"
+    kind = {"labels": ("no_fire", "fire"), "kind": "sigmoid", "thresholds": {"fire": threshold}}
+    tiny_models.write(model, tiny_models.flat(neurons=1, activation="sigmoid"), **kind)
+
+    found = failures.failures(model, count=12)
+
+    assert found is not None
+    assert (found.count, found.wrong_count, len(found.worst)) == (12, wrong_count, min(6, wrong_count))
+    assert [a.score for a in found.worst] == sorted((a.score for a in found.worst), reverse=True)
+
+
+def test_a_model_that_knows_neither_fire_nor_smoke_is_shown_no_look_alikes(published: Path) -> None:
+    assert failures.failures(shelf.path("blobs", published)) is None
