@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -85,7 +85,13 @@ def start(out: Path, fresh: RunState, resume: bool) -> RunState:
 
 
 def keep(
-    checkpoint: Path, tracker: Any, model: Any, averages: Averages, state: RunState, row: Epoch
+    checkpoint: Path,
+    tracker: Any,
+    model: Any,
+    averages: Averages,
+    state: RunState,
+    row: Epoch,
+    which: Literal["best", "last"] = "best",
 ) -> RunState:
     """Put everything on disk; the state file comes last and names the rest, so a kill leaves no mixture."""
     checkpoint.mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,7 @@ def keep(
     tracker.write(str(checkpoint / weights))
     tops = {e.number: e.val_top1 for e in (*state.history, row)}
     # Ties go to the later epoch, which has seen the lower learning rate.
-    best = max(tops, key=lambda number: (tops[number], number))
+    best = row.number if which == "last" else max(tops, key=lambda number: (tops[number], number))
     if best == row.number:
         with averages.applied():
             model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))

@@ -135,6 +135,8 @@ class TrainSpec:
         freeze: ``batch_norm`` keeps the statistics of a pretrained trunk.
         class_weights: ``balanced`` weighs classes by the inverse of their count.
         ema: Momentum of the moving average of the weights that becomes the model; 0 takes the last ones.
+        keep: Which epoch becomes the model: the ``best`` on val, or the ``last``, where val is so small that
+            its noise would choose.
         seed: Of everything that is random.
     """
 
@@ -149,6 +151,7 @@ class TrainSpec:
     freeze: Literal["none", "batch_norm"] = "none"
     class_weights: Literal["none", "balanced"] = "none"
     ema: float = 0.0
+    keep: Literal["best", "last"] = "best"
     seed: int = 1
 
 

@@ -143,7 +143,7 @@ def train(
             averages.restart()
         else:
             row = train_epoch(model, heads, step, averages, training, validation, recipe, number, progress)
-        state = keep(checkpoint, tracker, model, averages, state, row)
+        state = keep(checkpoint, tracker, model, averages, state, row, recipe.train.keep)
         progress.on_epoch(row)
     if not state.history:
         raise ModelError(

@@ -114,6 +114,26 @@ def test_a_finished_run_is_neither_trained_again_nor_overwritten(tmp_path: Path,
     assert first.path.read_bytes() == written
 
 
+def test_a_run_that_keeps_its_last_epoch_ends_with_weights_that_were_worse_on_val(
+    tmp_path: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecnn.workstation import train as room
+
+    falling = iter([0.9, 0.8, 0.7] * 2)
+    monkeypatch.setattr(room, "evaluate", lambda *_: room.Quality(1.0, next(falling), {}))
+    kept = {}
+    for which in ("best", "last"):
+        text = RECIPE.replace("epochs = 8", f'epochs = 3\nkeep = "{which}"')
+        kept[which] = train(parse(text), text, open_dataset(blobs), tmp_path / which).path
+
+    assert {which: model_file.read_card(path).best_epoch for which, path in kept.items()} == {  # type: ignore[union-attr]
+        "best": 1,
+        "last": 3,
+    }
+    first, last = (model_file.load(path)[0].get_weights() for path in kept.values())
+    assert any(not np.array_equal(one, other) for one, other in zip(first, last, strict=True))
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"recipe": 1}'])
 def test_a_damaged_checkpoint_is_named(content: str, tmp_path: Path, blobs: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
