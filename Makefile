@@ -9,7 +9,7 @@ export EDGECNN_SHARED
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: zoo left-out programs faults deploy-faults fleet soak demo test setup lint clean figures classics bench-ladder bench-overhead bench-watch damage docs emulate
+.PHONY: zoo left-out programs faults deploy-faults fleet soak demo test setup lint clean figures classics bench-ladder bench-heads bench-overhead bench-watch damage docs emulate
 .SECONDARY:
 
 demo: .venv/ready
@@ -188,6 +188,10 @@ damage: .venv/ready
 bench-overhead: .venv/ready
 	$(BIN)/python tests/benchmarks/predict_overhead.py $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.5_160_quant.tflite
 	$(BIN)/python tests/benchmarks/help_time.py
+
+# What each head of a model costs, by turns with the same file without it.
+bench-heads: .venv/ready
+	$(BIN)/python tests/benchmarks/head_cost.py $(MODEL)
 
 # 200 kill -9 with the broker going up and down, then every fault that a camera box meets. A table.
 faults: .venv/ready programs

@@ -221,7 +221,7 @@ def _clip_table(clips: ClipsReport) -> Table:
     from edgecnn.measure.report import place_in_words
     from edgecnn.measure.watched import alarm_in_words
 
-    table = Table("clip", "model", "for", "alarm", "strongest cell in a box")
+    table = Table("clip", "model", "for", "alarm", "peak in a box")
     for clip in clips.clips:
         for seen in clip.watched:
             cells = (clip.clip, seen.model, seen.label, alarm_in_words(seen), place_in_words(seen.place))

@@ -265,18 +265,16 @@ def clip(found: ClipReport, on_score: float) -> str:
     labels = list(dict.fromkeys(seen.label for seen in found.watched))
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(2.6 + 0.18 * len(found.watched))
-        for seen in found.watched:
+        for place, seen in enumerate(found.watched):
             colour = SERIES[models.index(seen.model) % len(SERIES)]
-            name = (
-                _short([seen.model], 26)[0]
-                if len(labels) == 1
-                else f"{_short([seen.model])[0]}, {seen.label}"
-            )
+            # The model under test lies on top.
+            style: Any = {"color": colour, "zorder": 3 - place / len(found.watched)}
             dashes = _DASHES[labels.index(seen.label) % len(_DASHES)]
-            axes.plot(found.times_s, seen.scores, color=colour, linewidth=0.7, alpha=0.35)
-            axes.plot(found.times_s, seen.smoothed, color=colour, linestyle=dashes, linewidth=1.6, label=name)
+            name = _short([seen.model if len(labels) == 1 else f"{seen.model}, {seen.label}"], 40)[0]
+            axes.plot(found.times_s, seen.scores, linewidth=0.7, alpha=0.35, **style)
+            axes.plot(found.times_s, seen.smoothed, linestyle=dashes, linewidth=1.6, label=name, **style)
             heights = [seen.smoothed[bisect_left(found.times_s, round(at_s, 4))] for at_s in seen.alarms_s]
-            axes.plot(seen.alarms_s, heights, "o", color=colour, markersize=7)
+            axes.plot(seen.alarms_s, heights, "o", markersize=7, **style)
         axes.axhline(on_score, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         boxed = [0.0 if is_boxed else float("nan") for is_boxed in found.is_boxed]
         axes.plot(found.times_s, [height - 0.035 for height in boxed], color=MUTED, linewidth=4)
