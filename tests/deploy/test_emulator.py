@@ -1,4 +1,4 @@
-"""An emulated Pi: whole or not there, and computing what this machine computes, to the last bit.
+"""An emulated Pi: whole or not there, and computing the integers that this machine computes.
 
 Built once, in a minute, from the network: these tests run where it is in the cache or ``EDGECNN_EMULATE=1``
 asks for it, as ``make emulate`` does.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import orange
 import pytest
 import tiny_models
 from broker import free_port
@@ -171,6 +173,26 @@ def test_predict_says_the_same_here_and_there(pi: emulator.Emulator, model: Path
 
     assert far.returncode == 0, far.stderr
     assert json.loads(far.stdout)["heads"] == json.loads(here.stdout)["heads"]
+
+
+def told(text: str) -> list[str]:
+    """What a watch said, without the times and the names of incidents."""
+    return [re.sub(r"^\d\d:\d\d:\d\d |, incident \S+", "", line) for line in text.splitlines()]
+
+
+def test_a_clip_that_is_watched_there_raises_the_alarm_that_it_raises_here(
+    pi: emulator.Emulator, tmp_path: Path
+) -> None:
+    model = orange.write_model(tmp_path / "fire.tflite").path
+    clip = orange.write_clip(tmp_path / "clip.mp4", calm_s=1, fire_s=2)
+    words = ["watch", "--model", str(model), "--source", str(clip), "--fast", "--port", "0"]
+
+    here = subprocess.run([*EDGECNN, *words], capture_output=True, text=True, check=True)
+    far = there(*words)
+
+    assert far.returncode == 0, far.stderr
+    assert any(line.startswith("fire: started") for line in told(far.stdout))
+    assert told(far.stdout) == told(here.stdout)
 
 
 def test_a_damaged_model_is_refused_there_without_a_traceback(
