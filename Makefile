@@ -6,6 +6,7 @@ WORKERS ?= 2
 # Real pictures and reference models; export it for the tests to find.
 EDGECNN_SHARED ?= ../shared
 export EDGECNN_SHARED
+TRUNK_V1_QUARTER := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.25_128_quant.tflite
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
@@ -54,9 +55,12 @@ DATA_digits := mnist.npz
 DATA_lenet-caffe := mnist.npz
 DATA_digits-small := mnist.npz
 DATA_cifar10 := cifar10.tar.xz
+DATA_cifar10-parent := cifar10.tar.xz
+DATA_cifar10-distilled := cifar10.tar.xz
 DATA_fire := fire.tar.xz
 DATA_sentinel := scenes.tar.xz fire.tar.xz fire_extra.tar.xz
 TEST_sentinel := fire.tar.xz
+DATA_fire-nano := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_scenes := scenes.tar.xz
 DATA_scenes-linear := scenes.tar.xz
 DATA_alexnet-scenes := scenes.tar.xz
@@ -65,6 +69,9 @@ TRAIN_fire := --init $(TRUNK_V2)
 # Copies of four test pictures lie in train; see the data's own notes.
 LEAKED := 5708.jpg 4275.jpg 4029.jpg 3259.jpg
 TRAIN_sentinel := --init $(TRUNK_V2) $(foreach x,$(LEAKED),--leave-out $x)
+TRAIN_fire-nano := --init $(TRUNK_V1_QUARTER) $(foreach x,$(LEAKED),--leave-out $x)
+TRAIN_cifar10-parent := --init $(TRUNK_V2)
+TRAIN_cifar10-distilled := --teacher out/cifar10-parent/model.h5
 TRAIN_scenes := --init $(TRUNK_V2)
 TRAIN_scenes-linear := --init $(TRUNK_V1)
 TRAIN_alexnet-scenes := --epochs $(EPOCHS)
@@ -75,6 +82,8 @@ data = $(foreach x,$1,--data $(EDGECNN_SHARED)/data/$x)
 
 out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) --out out/$* --resume
+
+out/cifar10-distilled/model.h5: | out/cifar10-parent/model.h5
 
 out/%/float32.tflite: out/%/model.h5
 	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$*)) --out $@
