@@ -141,8 +141,8 @@ class PiBox:
         return found
 
     def kill(self, *marks: str) -> int:
-        """Kill processes of this device."""
-        pids = self.pids(*marks)
+        """Kill processes of this device, and of no other beside it."""
+        pids = self.pids(str(self.folder), *marks)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
