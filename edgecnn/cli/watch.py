@@ -11,7 +11,7 @@ import click
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--model", type=click.Path(path_type=Path), help="Instead of CONFIG: the model file.")
+@click.option("--model", type=click.Path(path_type=Path), help="With --source: the model file.")
 @click.option(
     "--source",
     metavar="SRC",
@@ -35,26 +35,27 @@ def watch(
 ) -> None:
     """Watch a camera, and raise an alarm.
 
-    CONFIG is a watch.toml; without one, --model and --source do.
+    CONFIG is a watch.toml; without one, --source does. Where no model is named, one that ships looks.
 
     \b
     Example:
         edgecnn watch --model fire.int8.tflite --source /dev/video0
     """
-    if (config is None) == (model is None or source is None):
-        raise click.UsageError("Give a CONFIG.toml, or both --model and --source.")
+    if (config is None) == (source is None):
+        raise click.UsageError("Give a CONFIG.toml, or --source.")
     if config is not None and (model or source or labels or fast):
         raise click.UsageError("What stands in CONFIG.toml is changed there, not by options.")
     from edgecnn.watch import box
     from edgecnn.watch import config as configs
     from edgecnn.watch.sinks.terminal import TerminalSink
+    from edgecnn.zoo import shelf
 
     if config is not None:
         settings, loaded = configs.load(config), None
     else:
-        assert model is not None
         assert source is not None
-        settings, loaded = box.quick(model, source, labels, port, realtime=not fast)
+        path = model or shelf.for_watching()
+        settings, loaded = box.quick(path, source, labels, port, realtime=not fast)
     in_time = box.run(settings, config, {"terminal": TerminalSink()}, click.echo, loaded)
     if not in_time:
         # A camera or broker that hangs must not hold up the end; what matters is on the disk.

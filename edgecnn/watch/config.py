@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from edgecnn.core import settings
 from edgecnn.core.alarm import AlarmPolicy
 from edgecnn.errors import RecipeError
+from edgecnn.zoo.shelf import for_watching
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,7 +52,7 @@ class ModelConfig:
     """Which model looks.
 
     Attributes:
-        path: The ``.tflite`` file.
+        path: The ``.tflite`` file; left out, the model for watching that ships.
         threads: How many may compute; 0 for all cores, up to 4.
         delegate: ``edgetpu``, or the path of a delegate's library; empty for the CPU.
         trusted_keys: A public key, or a folder of them, of which one must have signed the file; None
@@ -60,7 +61,7 @@ class ModelConfig:
             that is missing refuses the start, and one that fails stops the watching.
     """
 
-    path: Path
+    path: Path = field(default_factory=for_watching)
     threads: int = 0
     delegate: str = ""
     trusted_keys: Path | None = None
@@ -283,7 +284,7 @@ def parse(text: str, folder: Path = Path()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"The watch.toml is not valid TOML: {error}.", fix="Mend that line.") from error
     see = "Compare it with docs/watch.md, which names every key."
-    config = settings.convert(table, Config, "watch.toml", see, dec_hook=_decode)
+    config = settings.convert({"model": {}, **table}, Config, "watch.toml", see, dec_hook=_decode)
     _refuse_impossible_values(config)
     return _resolved(config, folder)
 

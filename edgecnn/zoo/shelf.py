@@ -14,6 +14,9 @@ from edgecnn.zoo.figures import Figures
 
 SHELF: Final = Path(__file__).parent
 
+WATCHERS: Final = ("sentinel", "fire")
+"""What watches where nobody names a model; the first that there is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resident:
@@ -79,6 +82,21 @@ def resident(name: str, shelf: Path = SHELF) -> Resident:
             fix="Install edgecnn again, or put the model on the shelf again with 'edgecnn zoo publish'.",
         )
     return Resident(name, bundle.path, bundle.manifest, bundle.size_bytes, figures)
+
+
+def for_watching(shelf: Path = SHELF) -> Path:
+    """Find the model that watches where nobody names one.
+
+    Raises:
+        BundleError: If there is none.
+    """
+    found = next((name for name in WATCHERS if name in _names(shelf)), None)
+    if found is None:
+        raise BundleError(
+            "No model was named, and none that ships can watch.",
+            fix='Name one: --model FILE, or path = "FILE" under [model] of watch.toml.',
+        )
+    return _file(found, shelf)
 
 
 def _names(shelf: Path) -> list[str]:

@@ -192,7 +192,7 @@ def test_a_clip_is_watched_to_its_end_by_a_model_and_a_source_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "Give a CONFIG.toml, or both --model and --source."),
+        ([], 2, "Give a CONFIG.toml, or --source."),
         (["{folder}/none.toml"], 1, "cannot be read"),
         (["--model", "{model}", "--source", "0", "--label", "rad", "--port", "0"], 1, "Did you mean 'red'?"),
         (["--model", "{model}", "--source", "0", "--port", "0"], 1, "which of them is an alarm"),

@@ -133,7 +133,7 @@ def test_a_value_that_cannot_be_is_named(old: str, new: str, said: str) -> None:
     assert said in caught.value.message
 
 
-@pytest.mark.parametrize("section", ['[model]\npath = "fire.tflite"\n', 'device = "yard"\n'])
+@pytest.mark.parametrize("section", ['uri = "rtsp://cam/1"\n', 'device = "yard"\n'])
 def test_what_must_be_there_and_is_not_is_named(section: str) -> None:
     with pytest.raises(RecipeError, match="missing required field"):
         parse(GOOD.replace(section, "", 1))

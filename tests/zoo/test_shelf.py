@@ -19,6 +19,7 @@ from edgecnn.measure import bench, report
 from edgecnn.measure.evaluate import Pictures
 from edgecnn.runtime.host import host_facts
 from edgecnn.runtime.predictor import load
+from edgecnn.watch.config import parse
 from edgecnn.workstation import calibration, failures, publish, recipe
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset, open_dataset
@@ -258,3 +259,29 @@ def test_false_alarms_on_rendered_look_alikes_are_those_at_or_above_the_threshol
 
 def test_a_model_that_knows_neither_fire_nor_smoke_is_shown_no_look_alikes(published: Path) -> None:
     assert failures.failures(shelf.path("blobs", published)) is None
+
+
+def test_where_no_model_is_named_the_first_that_can_watch_does(tmp_path: Path) -> None:
+    for name in ("fire", "sentinel"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.tflite").touch()
+
+    assert shelf.for_watching(tmp_path).name == "sentinel.tflite"
+    (tmp_path / "sentinel" / "sentinel.tflite").unlink()
+    assert shelf.for_watching(tmp_path).name == "fire.tflite"
+    (tmp_path / "fire" / "fire.tflite").unlink()
+    with pytest.raises(BundleError, match="No model was named"):
+        shelf.for_watching(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["", "[model]\nthreads = 1\n"])
+def test_a_watch_toml_that_names_no_model_watches_with_the_one_that_ships(table: str) -> None:
+    text = f'device = "x"\n{table}[source]\nuri = "0"\n[[alarm]]\nlabel = "fire"\n'
+
+    try:
+        shipped = shelf.for_watching()
+    except BundleError as missing:
+        with pytest.raises(BundleError, match=missing.message):
+            parse(text)
+    else:
+        assert parse(text).model.path == shipped
