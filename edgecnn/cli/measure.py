@@ -76,8 +76,8 @@ def bench(
         raise click.UsageError("Give a FILE, or --zoo.")
     if zoo and (against or labels or normalization):
         raise click.UsageError("The models of the zoo bring labels, and are held against their parents.")
-    if clips and not data:
-        raise click.UsageError("--clips needs the --data that lists them.")
+    if clips and (zoo or not data):
+        raise click.UsageError("--clips needs a FILE, and the --data that lists them.")
     from edgecnn.measure import bench as room
     from edgecnn.measure import report as reports
     from edgecnn.runtime import host, predictor

@@ -108,7 +108,9 @@ def _look(watch: _Watch, prediction: Prediction, window: Window, boxes: Sequence
     watch.scores.append(score_of(watch.aim, prediction, window))
     if boxes and watch.shows and watch.aim.heatmap is not None:
         heat = prediction.heads[watch.aim.heatmap][..., watch.aim.heatmap_column]
-        watch.hits.append(lies_in(peak_of(heat, window), boxes))
+        # Of a foreign file an output of two axes may pass for a heatmap; it has no place.
+        if heat.ndim == 2:
+            watch.hits.append(lies_in(peak_of(heat, window), boxes))
 
 
 def _judged(watch: _Watch, times_s: Sequence[float], boxed_s: Sequence[float]) -> Watched:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,13 @@ import numpy as np
 import orange
 import pytest
 from click.testing import CliRunner
+from fakes import FakePredictor
 
+from edgecnn.bundle.manifest import Manifest
 from edgecnn.cli.main import edgecnn
 from edgecnn.core.alarm import AlarmPolicy
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError
 from edgecnn.measure.clips import watch_clips
 from edgecnn.measure.watched import Clip, alarm_in_words, watched
@@ -104,6 +109,25 @@ def test_the_strongest_cell_is_held_against_the_boxes_of_its_frame(yard: Path, h
     assert wrong.inside_count == 0
 
 
+def test_whether_an_alarm_for_something_else_is_false_is_known_only_if_the_manifest_says_it(
+    yard: Path, tmp_path: Path
+) -> None:
+    head = Head("danger", "sigmoid", ("fire", "smoke"), independent=True)
+    negatives = {"fire": ("smoke", "no_fire"), "smoke": ("no_fire",)}
+    (tmp_path / "m.tflite").write_bytes(b"m")
+
+    def shown(manifest: Manifest) -> list[list[bool | None]]:
+        model = FakePredictor(tmp_path / "m.tflite", [head], {"danger": [(0.9, 0.9)]}, manifest=manifest)
+        report = watch_clips([model], ["m"], clips_in(yard))
+        return [[seen.shows for seen in clip.watched] for clip in report.clips]
+
+    silent = Manifest("m", "int8", InputSpec(8, 8), (head,))
+    telling = replace(silent, negatives=negatives)
+
+    assert shown(telling) == [[True, None], [False, False]]
+    assert shown(silent) == [[True, False], [False, False]]
+
+
 def test_the_alarm_is_the_one_that_watch_would_raise(yard: Path, heat: Path) -> None:
     burns = clips_in(yard)[0]
     model = load(heat, threads=1)
@@ -184,8 +208,9 @@ def test_a_clip_that_is_no_video_is_named(yard: Path, heat: Path, tmp_path: Path
         watch_clips([load(heat, threads=1)], ["heat"], [Clip("cut", tmp_path / "cut.avi", "fire", {})])
 
 
-def test_clips_without_data_are_refused(heat: Path) -> None:
-    done = CliRunner().invoke(edgecnn, ["bench", str(heat), "--clips"])
+@pytest.mark.parametrize("options", [["FILE", "--clips"], ["--zoo", "--clips", "--data", "yard"]])
+def test_clips_without_a_model_or_without_data_are_refused(options: list[str]) -> None:
+    done = CliRunner().invoke(edgecnn, ["bench", *options])
 
     assert done.exit_code == 2
     assert "--data" in done.stderr

@@ -11,11 +11,11 @@ import pytest
 from blobs import RECIPE
 from click.testing import CliRunner
 
-from edgecnn.cli.measure import bench
+from edgecnn.cli.measure import bench, pictures_for
 from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError, ModelError, RecipeError
-from edgecnn.measure.evaluate import truth_for
+from edgecnn.measure.evaluate import evaluate, truth_for
 from edgecnn.runtime.predictor import load
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
@@ -156,6 +156,23 @@ def test_a_model_of_several_heads_is_benched_on_one_of_its_sets(
     row = json.loads((tmp_path / "report/report.json").read_text(encoding="utf-8"))["models"][0]
     assert set(row["accuracy"]) == {"danger", "where"}
     assert row["accuracy"]["danger"]["per_label"]["smoke"]["count"] == 8
+
+
+def test_training_convert_and_bench_agree_on_how_often_the_peak_lies_in_a_box(
+    trained: Path, dataset: Dataset, world: tuple[Path, Path]
+) -> None:
+    path = convert(trained, trained.parent / "agree.tflite", "float32", dataset).bundle.path
+    model = load(path)
+    assert model.manifest is not None
+    (checked,) = (row for row in model.manifest.measured if row.head == "where")
+    history = json.loads((trained.parent / "history.json").read_text(encoding="utf-8"))
+    best = model_file.read_card(trained).best_epoch  # type: ignore[union-attr]
+    (hits,) = evaluate([model], pictures_for([model], [world[1]], "val")).hits
+    every = [hit for by_label in hits["where"].values() for hit in by_label]
+
+    assert len(every) == checked.count == 16
+    assert np.mean(every) == pytest.approx(checked.value)
+    assert np.mean(every) == pytest.approx(history[best - 1]["heads"]["where"])
 
 
 def test_a_run_with_averaged_weights_and_heads_resumes_to_the_same_weights(
