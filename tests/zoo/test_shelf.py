@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import blobs
+import click
 import pytest
 import tiny_models
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from edgecnn.cli.main import edgecnn
-from edgecnn.errors import BundleError, DataError
+from edgecnn.errors import BundleError, CheckFailed, DataError
 from edgecnn.measure import bench, report
 from edgecnn.measure.evaluate import Pictures
+from edgecnn.measure.latency import NOT_MEASURED
 from edgecnn.runtime.host import host_facts
 from edgecnn.runtime.predictor import load
 from edgecnn.watch.config import parse
@@ -285,3 +288,85 @@ def test_a_watch_toml_that_names_no_model_watches_with_the_one_that_ships(table:
             parse(text)
     else:
         assert parse(text).model.path == shipped
+
+
+@pytest.fixture
+def shelved(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the commands look at the shelf of this test."""
+    for function in (shelf.models, shelf.resident, shelf.path):
+        monkeypatch.setattr(function, "__defaults__", (published,))
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(edgecnn, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("shelved")
+def test_a_model_that_reaches_its_card_is_told_so(folder: Path) -> None:
+    told = _run("zoo", "compare", "blobs", folder)
+
+    assert told.stdout.startswith("reached: colour on blobs, test: ")
+
+
+@pytest.mark.usefixtures("shelved")
+def test_a_model_below_the_interval_on_its_card_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "out")
+    text = json.loads((folder / "report.json").read_text())
+    text["models"][0]["accuracy"]["colour"]["top1"] = 0.2
+    (tmp_path / "out" / "report.json").write_text(json.dumps(text))
+
+    with pytest.raises(CheckFailed, match="Below the interval on the card of 'blobs': colour on blobs, test"):
+        _run("zoo", "compare", "blobs", tmp_path / "out")
+
+
+@pytest.mark.usefixtures("shelved")
+def test_the_list_has_answers_size_accuracy_and_time_of_each_model() -> None:
+    (row,) = [line for line in _run("zoo", "list").stdout.splitlines() if "blobs" in line]
+
+    assert "colour: blue, green, red" in row
+    assert "60 of blobs, test" in row
+    assert re.search(r"colour \d+\.\d % \(\d+\.\d to \d+\.\d\)", row)
+    assert " ms " in row
+
+
+@pytest.mark.usefixtures("shelved")
+def test_every_model_is_benched_beside_the_float_model_of_the_same_weights_on_pictures_that_it_knows(
+    folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "any").mkdir(parents=True)
+    shutil.copy(folder / "float32.tflite", tmp_path / "out" / "any" / "float32.tflite")
+    foreign = blobs.write_blobs(tmp_path / "animals", labels=("cat", "dog"), per_class=3)
+    monkeypatch.chdir(tmp_path)
+
+    told = _run("bench", "--zoo", "--data", pictures, "--data", foreign, "--calls", 10, "--out", "report")
+
+    (row,) = [line for line in told.stdout.splitlines() if line.startswith("| blobs ")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:3] == ["blobs", "60 of blobs, test", "colour"]
+    assert all(re.search(r"\d", cell) for cell in cells[3:])
+    assert "not on animals" in told.stderr
+    assert (tmp_path / "report" / "zoo.md").read_text(encoding="utf-8") in told.stdout
+    assert (tmp_path / "report" / "blobs" / "blobs" / "report.html").is_file()
+
+
+@pytest.mark.usefixtures("shelved")
+def test_without_pictures_only_the_time_of_each_model_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    told = _run("bench", "--zoo", "--calls", 10)
+
+    (row,) = [line for line in told.stdout.splitlines() if line.startswith("| blobs ")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:7] == [NOT_MEASURED] * 6
+    assert cells[7].endswith(" ms")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["bench"], ["bench", "a.tflite", "--zoo"], ["bench", "--zoo", "--against", "a.tflite"]],
+)
+def test_a_file_and_the_zoo_are_not_benched_at_once(arguments: list[str]) -> None:
+    with pytest.raises(click.UsageError):
+        CliRunner().invoke(edgecnn, arguments, standalone_mode=False, catch_exceptions=False)
