@@ -16,6 +16,7 @@ from edgecnn.core.prediction import Head
 from edgecnn.measure.accuracy import (
     accuracy_drop,
     auc,
+    auc_interval,
     confusion,
     decide,
     head_accuracy,
@@ -87,6 +88,22 @@ def test_precision_and_recall_by_label_are_those_of_scikit_learn(guesses) -> Non
     assert found == pytest.approx(np.stack([precision, recall, count], axis=1))
 
 
+def test_false_alarms_by_label_are_what_scikit_learn_calls_one_less_the_specificity(guesses) -> None:
+    scores, shown, decided = guesses
+    ours = head_accuracy(scores, one_hot(shown, 3), ANIMAL, {}).per_label.values()
+    specificity = [metrics.recall_score(shown != x, decided != x) for x in range(3)]
+    assert [1 - row.false_alarm_rate for row in ours] == pytest.approx(specificity)
+    assert [row.count + row.absent_count for row in ours] == [400] * 3
+
+
+def test_a_picture_of_which_a_label_is_not_known_counts_neither_for_nor_against_it() -> None:
+    scores = np.float32([[0.9, 0.9, 0.1], [0.9, 0.9, 0.1], [0.1, 0.2, 0.1]])
+    holds = np.array([[True, False, False], [False, False, False], [False, False, False]])
+    known = np.array([[True, False, True], [True, True, True], [True, True, True]])
+    smoke = head_accuracy(scores, holds, SEEN, {}, known).per_label["smoke"]
+    assert (smoke.false_alarm_rate, smoke.absent_count, smoke.decided_count) == (0.5, 2, 1)
+
+
 def test_top1_is_the_share_that_scikit_learn_calls_accuracy(guesses) -> None:
     scores, shown, decided = guesses
     measured = head_accuracy(scores, one_hot(shown, 3), ANIMAL, {})
@@ -96,6 +113,28 @@ def test_top1_is_the_share_that_scikit_learn_calls_accuracy(guesses) -> None:
 def test_a_label_that_was_never_shown_nor_decided_has_no_figures() -> None:
     row = head_accuracy(np.float32([[0.9, 0.1, 0.0]]), truth(["cat"], ANIMAL), ANIMAL, {}).per_label["eel"]
     assert (row.precision, row.recall, row.count) == (None, None, 0)
+
+
+@pytest.mark.parametrize(("area", "positive_count", "negative_count"), [(0.8, 60, 60), (0.98, 250, 300)])
+def test_the_interval_of_the_area_holds_the_true_area_in_about_19_of_20_experiments(
+    area: float, positive_count: int, negative_count: int
+) -> None:
+    random = np.random.default_rng(1)
+    apart = math.sqrt(2) * stats.norm.ppf(area)  # of two normal distributions with this area
+    positive = np.repeat([True, False], [positive_count, negative_count])
+    held = 0
+    for _ in range(500):
+        scores = random.normal(apart * positive)
+        low, high = auc_interval(auc(scores, positive), positive_count, negative_count)
+        held += low <= area <= high
+    assert 0.92 <= held / 500 <= 0.99
+
+
+@pytest.mark.parametrize("area", [0.0, 1.0])
+def test_the_interval_of_an_area_without_a_mistake_is_still_wider_than_a_point(area: float) -> None:
+    low, high = auc_interval(area, 20, 30)
+    assert 0 < low < high < 1
+    assert min(abs(low - area), abs(high - area)) < 0.01 < high - low
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=200))
