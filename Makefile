@@ -108,8 +108,11 @@ out/stress: | .venv/ready
 # reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel hours.
 MODEL ?= digits
 RECIPE_digits := digits-small
+RECIPE_cifar10 := cifar10-distilled
 REPORTS_sentinel := scenes stress
 REPORTS_fire-nano := stress
+BENCH_sentinel := --clips
+BENCH_fire-nano := --clips
 RECIPE := $(or $(RECIPE_$(MODEL)),$(MODEL))
 zoo: $(foreach x,report.html $(addsuffix /report.html,$(REPORTS_$(MODEL))),out/$(RECIPE)/$x)
 ifdef PUBLISH
