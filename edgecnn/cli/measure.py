@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,9 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgecnn.measure.bench import Pictures, Progress
     from edgecnn.measure.latency import ModelFile
     from edgecnn.measure.report import ModelReport, Report
     from edgecnn.measure.watched import ClipsReport
-    from edgecnn.runtime.predictor import TflitePredictor
 
 FILE = click.Path(path_type=Path)
 
@@ -78,6 +75,7 @@ def bench(
         raise click.UsageError("The models of the zoo bring labels, and are held against their parents.")
     if clips and (zoo or not data):
         raise click.UsageError("--clips needs a FILE, and the --data that lists them.")
+    from edgecnn.cli.bench_pictures import pictures_for, progress_bars
     from edgecnn.measure import bench as room
     from edgecnn.measure import report as reports
     from edgecnn.runtime import host, predictor
@@ -116,68 +114,6 @@ def _files(
         else ModelFile(path, threads)
         for path, is_foreign in zip(paths, are_foreign, strict=True)
     ]
-
-
-def pictures_for(
-    models: Sequence[TflitePredictor], data: Sequence[Path], split: str, clips: bool = False
-) -> Pictures:
-    """Open the data with the classes that the models were trained on, and take one split of it."""
-    from edgecnn.measure.bench import Pictures
-    from edgecnn.workstation.data.boxes import boxes_of, clips_of
-    from edgecnn.workstation.data.catalog import LEFT_OUT, open_dataset
-    from edgecnn.workstation.recipe import parse
-
-    recipes = [model.manifest.provenance.recipe for model in models if model.manifest]
-    leave_out = parse(recipes[0]).leave_out if split == LEFT_OUT and any(recipes[:1]) else ()
-    if not any(model.manifest and model.manifest.negatives for model in models):
-        dataset, by_folder = open_dataset(data, _classes(models), leave_out=leave_out), False
-    else:
-        dataset, by_folder = open_dataset(data, leave_out=leave_out), True
-    items = dataset.split(split)
-    has_heatmap = any(head.kind == "heatmap" for model in models for head in model.heads)
-    boxes = {path: boxed.shares() for path, boxed in boxes_of(items).items()} if has_heatmap else {}
-    watched = clips_of(items, split, dataset.name) if clips else ()
-    return Pictures(dataset.name, split, items, by_folder, boxes, watched)
-
-
-def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:
-    """Take the folders of each label from the first manifest that names them; all must agree."""
-    from edgecnn.errors import DataError
-
-    named = [
-        (model, dict(model.manifest.classes)) for model in models if model.manifest and model.manifest.classes
-    ]
-    for model, classes in named[1:]:
-        if classes != named[0][1]:
-            raise DataError(
-                f"'{named[0][0].path.name}' and '{model.path.name}' were trained with different classes: "
-                f"{_listed(named[0][1])}; and {_listed(classes)}.",
-                fix="Bench each of them alone, or compare models of the same classes.",
-            )
-    return named[0][1] if named else None
-
-
-def _listed(classes: Mapping[str, tuple[str, ...]]) -> str:
-    return ", ".join(f"{label} = {' + '.join(folders)}" for label, folders in classes.items())
-
-
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Show one bar a step, on a terminal only, and only so often that the measuring does not feel it."""
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    with Bars(console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as bars:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            if done == total or done % max(1, total // 50) == 0:
-                bars.update(tasks[what], completed=done, refresh=True)
-
-        yield show
 
 
 def print_report(report: Report, path: Path) -> None:

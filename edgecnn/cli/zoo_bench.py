@@ -33,7 +33,7 @@ def bench_zoo(data: Sequence[Path], split: str, threads: int, settings: Settings
         settings: Of the bench.
         out: Gets ``zoo.md``, and the whole report of each model on each set in folders below.
     """
-    from edgecnn.cli.measure import progress_bars
+    from edgecnn.cli.bench_pictures import progress_bars
     from edgecnn.measure import bench as room
     from edgecnn.measure import report as reports
     from edgecnn.runtime import host, predictor
@@ -81,7 +81,7 @@ def _sets(
 
 
 def _pictures(models: Sequence[TflitePredictor], path: Path, split: str) -> Pictures | None:
-    from edgecnn.cli.measure import pictures_for
+    from edgecnn.cli.bench_pictures import pictures_for
     from edgecnn.measure.evaluate import heads_that_fit
 
     try:

@@ -11,7 +11,8 @@ import pytest
 from blobs import RECIPE
 from click.testing import CliRunner
 
-from edgecnn.cli.measure import bench, pictures_for
+from edgecnn.cli.bench_pictures import pictures_for
+from edgecnn.cli.measure import bench
 from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError, ModelError, RecipeError
