@@ -209,7 +209,7 @@ bench-heads: .venv/ready
 faults: .venv/ready programs
 	$(BIN)/python tests/faults.py --kills 200
 
-# A deploy broken after each of its steps in each way. A table; about 15 minutes on 2 cores.
+# A deploy broken after each of its steps in each way. A table; about half an hour on 2 cores.
 deploy-faults: .venv/ready programs
 	$(BIN)/python tests/deploy_faults.py
 
