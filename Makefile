@@ -68,11 +68,10 @@ DATA_alexnet-scenes := scenes.tar.xz
 DATA_vgg16-scenes := scenes.tar.xz
 # Copies of four test pictures lie in train; see the data's own notes.
 LEAKED := 5708.jpg 4275.jpg 4029.jpg 3259.jpg
-TRAIN_sentinel := --init $(TRUNK_V2) --teacher out/scenes/model.h5 $(foreach x,$(LEAKED),--leave-out $x)
-TRAIN_fire := --init $(TRUNK_V1_HALF) --teacher out/sentinel/model.h5 $(foreach x,$(LEAKED),--leave-out $x)
+TRAIN_sentinel := --init $(TRUNK_V2) $(foreach x,$(LEAKED),--leave-out $x)
+TRAIN_fire := --init $(TRUNK_V1_HALF) $(foreach x,$(LEAKED),--leave-out $x)
 TRAIN_fire-nano := --init $(TRUNK_V1_QUARTER) $(foreach x,$(LEAKED),--leave-out $x)
 TRAIN_cifar10-parent := --init $(TRUNK_V2)
-TRAIN_cifar10-distilled := --teacher out/cifar10-parent/model.h5
 TRAIN_scenes := --init $(TRUNK_V2)
 TRAIN_scenes-linear := --init $(TRUNK_V1)
 TRAIN_alexnet-scenes := --epochs $(EPOCHS)
@@ -82,12 +81,12 @@ TRAIN_vgg16-scenes := --epochs $(EPOCHS)
 data = $(foreach x,$1,--data $(EDGECNN_SHARED)/data/$x)
 
 out/%/model.h5: | .venv/ready
-	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) --out out/$* --resume
+	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
 
-# Teachers come first.
-out/cifar10-distilled/model.h5: | out/cifar10-parent/model.h5
-out/sentinel/model.h5: | out/scenes/model.h5
-out/fire/model.h5: | out/sentinel/model.h5
+TEACHER_cifar10-distilled := out/cifar10-parent/model.h5
+TEACHER_sentinel := out/scenes/model.h5
+TEACHER_fire := out/sentinel/model.h5
+$(foreach x,cifar10-distilled sentinel fire,$(eval out/$x/model.h5: | $(TEACHER_$x)))
 
 out/%/float32.tflite: out/%/model.h5
 	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$*)) --out $@
@@ -128,8 +127,8 @@ else
 	$(BIN)/edgecnn zoo compare $(MODEL) out/$(RECIPE)
 endif
 
-# The same recipe without one source of pictures, measured on that source, for the card that the next PUBLISH=1
-# writes: make left-out MODEL=sentinel SOURCE='dl2425_*'
+# The same recipe without one source of pictures, and without a teacher, who has seen them; measured on that source,
+# for the card that the next PUBLISH=1 writes: make left-out MODEL=sentinel SOURCE='dl2425_*'
 WITHOUT = without-$(subst *,,$(SOURCE))
 left-out: | .venv/ready
 	$(BIN)/edgecnn train $(RECIPE) $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) --leave-out '$(SOURCE)' --out out/$(RECIPE)-$(WITHOUT) --resume
