@@ -84,9 +84,8 @@ out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
 
 TEACHER_cifar10-distilled := out/cifar10-parent/model.h5
-TEACHER_sentinel := out/scenes/model.h5
 TEACHER_fire := out/sentinel/model.h5
-$(foreach x,cifar10-distilled sentinel fire,$(eval out/$x/model.h5: | $(TEACHER_$x)))
+$(foreach x,cifar10-distilled fire,$(eval out/$x/model.h5: | $(TEACHER_$x)))
 
 out/%/float32.tflite: out/%/model.h5
 	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$*)) --out $@
