@@ -41,7 +41,10 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
             capsize=2,
             alpha=0.9,
         )
-        axes.annotate(model.name, (took.p50_ms, middle), (6, 3), textcoords="offset points", fontsize=8)
+        above_px = 3 if model.precision == "int8" else -11  # an int8 and a float one may lie side by side
+        axes.annotate(
+            model.name, (took.p50_ms, middle), (6, above_px), textcoords="offset points", fontsize=8
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_minor_locator(NullLocator())
