@@ -11,7 +11,7 @@ TRUNK_V1_HALF := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.5_160_quant.t
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
-.PHONY: zoo left-out programs faults deploy-faults fleet soak demo test setup lint clean figures classics bench-ladder bench-heads bench-overhead bench-watch damage docs emulate
+.PHONY: zoo left-out programs faults deploy-faults fleet soak demo test setup lint clean figures classics bench-ladder bench-heads bench-overhead bench-sizes bench-watch damage docs emulate
 .SECONDARY:
 
 demo: .venv/ready
@@ -46,7 +46,7 @@ setup: .venv/ready
 	@touch $@
 
 # The main job on real pictures: train (a killed run goes on), convert, bench int8 against float.
-figures: out/digits/report.html out/cifar10/report.html out/fire/report.html out/scenes/report.html out/scenes-linear/report.html
+figures: out/digits/report.html out/cifar10/report.html out/cifar10-parent/report.html out/fire/report.html out/scenes/report.html out/scenes-linear/report.html
 
 # AlexNet and VGG-16, one epoch each; EPOCHS=30 trains them to the end.
 EPOCHS ?= 1
@@ -60,6 +60,7 @@ DATA_cifar10-parent := cifar10.tar.xz
 DATA_cifar10-distilled := cifar10.tar.xz
 DATA_fire := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_sentinel := scenes.tar.xz fire.tar.xz fire_extra.tar.xz
+DATA_sentinel-teacher := $(DATA_sentinel)
 TEST_sentinel := fire.tar.xz
 DATA_fire-nano := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_scenes := scenes.tar.xz
@@ -69,6 +70,7 @@ DATA_vgg16-scenes := scenes.tar.xz
 # Copies of four test pictures lie in train; see the data's own notes.
 WITHOUT_LEAKED := $(addprefix --leave-out ,5708.jpg 4275.jpg 4029.jpg 3259.jpg)
 TRAIN_sentinel := --init $(TRUNK_V2) $(WITHOUT_LEAKED)
+TRAIN_sentinel-teacher := $(TRAIN_sentinel)
 TRAIN_fire := --init $(TRUNK_V1_HALF) $(WITHOUT_LEAKED)
 TRAIN_fire-nano := --init $(TRUNK_V1_QUARTER) $(WITHOUT_LEAKED)
 TRAIN_cifar10-parent := --init $(TRUNK_V2)
@@ -84,8 +86,10 @@ out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
 
 TEACHER_cifar10-distilled := out/cifar10-parent/model.h5
-TEACHER_fire := out/sentinel/model.h5
+TEACHER_sentinel := out/sentinel-teacher/model.h5 out/scenes/model.h5
+TEACHER_fire := out/sentinel-teacher/model.h5
 out/cifar10-distilled/model.h5: | $(TEACHER_cifar10-distilled)
+out/sentinel/model.h5: | $(TEACHER_sentinel)
 out/fire/model.h5: | $(TEACHER_fire)
 
 out/%/float32.tflite: out/%/model.h5
@@ -134,6 +138,28 @@ left-out: | .venv/ready
 	$(BIN)/edgecnn train $(RECIPE) $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) --leave-out '$(SOURCE)' --out out/$(RECIPE)-$(WITHOUT) --resume
 	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
 	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)/$(WITHOUT)
+
+# Accuracy against time of a recipe at other sizes: its weights, fine-tuned at each for two epochs, and a chart of
+# all: make bench-sizes MODEL=scenes HEAD=scenes
+SIZES ?= 96 128 160 192 224
+HEAD ?= $(MODEL)
+SIZED := out/$(RECIPE)-sizes
+$(SIZES:%=$(SIZED)/%.toml): $(SIZED)/%.toml: edgecnn/workstation/recipes/$(RECIPE).toml
+	mkdir -p $(@D)
+	sed -E 's/^(height_px|width_px) = .*/\1 = $*/; s/^head_epochs = .*/head_epochs = 0/' $< > $@
+
+$(SIZES:%=$(SIZED)/%/model.h5): $(SIZED)/%/model.h5: $(SIZED)/%.toml | out/$(RECIPE)/model.h5
+	$(BIN)/edgecnn train $< $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) --init out/$(RECIPE)/model.h5 --epochs 2 --out $(@D) --resume
+
+$(SIZED)/%.int8.tflite: $(SIZED)/%/model.h5
+	$(BIN)/edgecnn convert $< $(call data,$(DATA_$(RECIPE))) --calibration calibration/$(RECIPE).txt --out $@
+
+$(SIZED)/%.float32.tflite: $(SIZED)/%/model.h5
+	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$(RECIPE))) --out $@
+
+bench-sizes: $(foreach x,$(SIZES),$(SIZED)/$x.int8.tflite $(SIZED)/$x.float32.tflite)
+	$(BIN)/edgecnn bench $(firstword $^) $(patsubst %,--against %,$(wordlist 2,99,$^)) $(call data,$(or $(TEST_$(RECIPE)),$(firstword $(DATA_$(RECIPE))))) --split test --threads 1 --out $(SIZED)
+	$(BIN)/python tests/benchmarks/tradeoff.py $(SIZED)/report.json --head $(HEAD) --out docs/models-$(RECIPE)-sizes.svg
 
 # Channel pruning: an int8 MobileNetV2 on scenes against its parent and against magnitude pruning.
 # Fine-tuning takes 20 minutes on 2 cores, the parent 10. One thread: two wait for each other where
