@@ -87,7 +87,7 @@ out/%/model.h5: | .venv/ready
 
 TEACHER_cifar10-distilled := out/cifar10-parent/model.h5
 TEACHER_sentinel := out/sentinel-teacher/model.h5 out/scenes/model.h5
-TEACHER_fire := out/sentinel-teacher/model.h5
+TEACHER_fire := out/sentinel/model.h5
 out/cifar10-distilled/model.h5: | $(TEACHER_cifar10-distilled)
 out/sentinel/model.h5: | $(TEACHER_sentinel)
 out/fire/model.h5: | $(TEACHER_fire)

@@ -96,8 +96,8 @@ class Manifest:
         heads: The answers.
         classes: Label -> folders of the data that it was trained from; empty where they are the same.
         thresholds: By label, the score from which it counts as seen; a softmax has none. Of labels that do
-            not exclude each other it is the operating point of few false alarms: an alarm that cries wolf is
-            switched off.
+            not exclude each other it is the operating point of few false alarms, since an alarm that cries
+            wolf is switched off, or half way up to that of high recall where that lies higher.
         provenance: Where it comes from.
         measured: Accuracies that were measured on this very file's parent or on itself.
         model_sha256: Digest of the flatbuffer that the other files are appended to.

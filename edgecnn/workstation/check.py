@@ -135,15 +135,22 @@ def operating_points(scores: Scores, shown: NDArray[np.bool_]) -> OperatingPoint
 def thresholds_of(heads: Sequence[Head], points: Mapping[str, OperatingPoints]) -> dict[str, float]:
     """Choose the thresholds: few false alarms, because an alarm that cries wolf is switched off.
 
-    Of two labels that exclude each other none is an alarm: there 0.5 makes the fewest errors.
+    Where few false alarms and high recall go together, half way between both: other places are harder than
+    val, for one as for the other. Of two labels that exclude each other none is an alarm: there 0.5 makes the
+    fewest errors.
     """
     chosen = {}
     for head in heads:
         if head.is_binary:
             chosen[head.labels[1]] = 0.5
         elif head.kind == "sigmoid":
-            chosen |= {x: points[x].low_false_alarms if x in points else 0.5 for x in head.labels}
+            chosen |= {x: _default(points[x]) if x in points else 0.5 for x in head.labels}
     return chosen
+
+
+def _default(points: OperatingPoints) -> float:
+    middle = (points.low_false_alarms + points.high_recall) / 2
+    return max(points.low_false_alarms, round(middle, 6))
 
 
 def file_scores(flatbuffer: bytes, heads: Sequence[Head], codes: Codes | Stack) -> tuple[Scores, ...]:

@@ -11,6 +11,7 @@ import pytest
 from blobs import RECIPE
 from click.testing import CliRunner
 
+from edgecnn.bundle.manifest import OperatingPoints
 from edgecnn.cli.bench_pictures import pictures_for
 from edgecnn.cli.measure import bench
 from edgecnn.core.frame import InputSpec
@@ -21,7 +22,7 @@ from edgecnn.runtime.predictor import load
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tf
-from edgecnn.workstation.check import operating_points
+from edgecnn.workstation.check import operating_points, thresholds_of
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
@@ -139,7 +140,8 @@ def test_the_int8_file_has_every_head_in_its_place_with_thresholds_found_on_val(
     assert manifest is not None
     assert {row.head for row in manifest.measured} == {"ground", "danger", "where"}
     assert set(manifest.operating_points) == {"fire", "smoke"}
-    assert manifest.thresholds["fire"] == manifest.operating_points["fire"].low_false_alarms
+    for label, points in manifest.operating_points.items():
+        assert manifest.thresholds[label] >= points.low_false_alarms
     assert fire[0] > smoke[0]
     assert smoke[1] > fire[1]
     assert scores["fire"][0]["where"].ndim == 3
@@ -350,6 +352,19 @@ def test_averaged_weights_are_lent_and_given_back() -> None:
         lent = weight.numpy().tolist()
 
     assert (lent, weight.numpy().tolist()) == ([0.5], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("low_false_alarms", "high_recall", "default"),
+    [(0.3, 0.2, 0.3), (0.1, 0.9, 0.5)],
+    ids=["they exclude each other", "both can be kept"],
+)
+def test_the_default_threshold_raises_few_false_alarms_and_no_fewer_than_need_be(
+    low_false_alarms: float, high_recall: float, default: float
+) -> None:
+    chosen = thresholds_of([FIRE], {"fire": OperatingPoints(low_false_alarms, high_recall)})
+
+    assert chosen == pytest.approx({"fire": default, "smoke": 0.5})
 
 
 def test_operating_points_keep_what_they_promise() -> None:
