@@ -81,6 +81,7 @@ TRAIN_vgg16-scenes := --epochs $(EPOCHS)
 
 # What a recipe is trained on: one set or several; it is benched on TEST, or else on the first.
 data = $(foreach x,$1,--data $(EDGECNN_SHARED)/data/$x)
+test_data = $(call data,$(or $(TEST_$1),$(firstword $(DATA_$1))))
 
 out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
@@ -99,7 +100,7 @@ out/%/int8.tflite: out/%/model.h5
 	$(BIN)/edgecnn convert $< $(call data,$(DATA_$*)) --calibration calibration/$*.txt $(CONVERT_$*) --out $@
 
 out/%/report.html: out/%/int8.tflite out/%/float32.tflite
-	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite $(call data,$(or $(TEST_$*),$(firstword $(DATA_$*)))) --split test $(BENCH_$*) --out out/$*
+	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite $(call test_data,$*) --split test $(BENCH_$*) --out out/$*
 
 # On the scenes, and on rendered look-alikes that no training saw.
 out/%/scenes/report.html: out/%/int8.tflite out/%/float32.tflite
@@ -140,9 +141,9 @@ left-out: | .venv/ready
 	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)/$(WITHOUT)
 
 # Accuracy against time of a recipe at other sizes: its weights, fine-tuned at each for two epochs, and a chart of
-# all: make bench-sizes MODEL=scenes HEAD=scenes
+# one of its answers: make bench-sizes MODEL=scenes HEAD=scene
 SIZES ?= 96 128 160 192 224
-HEAD ?= $(MODEL)
+HEAD ?= fire
 SIZED := out/$(RECIPE)-sizes
 $(SIZES:%=$(SIZED)/%.toml): $(SIZED)/%.toml: edgecnn/workstation/recipes/$(RECIPE).toml
 	mkdir -p $(@D)
@@ -158,7 +159,7 @@ $(SIZED)/%.float32.tflite: $(SIZED)/%/model.h5
 	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$(RECIPE))) --out $@
 
 bench-sizes: $(foreach x,$(SIZES),$(SIZED)/$x.int8.tflite $(SIZED)/$x.float32.tflite)
-	$(BIN)/edgecnn bench $(firstword $^) $(patsubst %,--against %,$(wordlist 2,99,$^)) $(call data,$(or $(TEST_$(RECIPE)),$(firstword $(DATA_$(RECIPE))))) --split test --threads 1 --out $(SIZED)
+	$(BIN)/edgecnn bench $(firstword $^) $(patsubst %,--against %,$(wordlist 2,99,$^)) $(call test_data,$(RECIPE)) --split test --threads 1 --out $(SIZED)
 	$(BIN)/python tests/benchmarks/tradeoff.py $(SIZED)/report.json --head $(HEAD) --out docs/models-$(RECIPE)-sizes.svg
 
 # Channel pruning: an int8 MobileNetV2 on scenes against its parent and against magnitude pruning.

@@ -74,11 +74,7 @@ def test_the_page_of_all_commands_says_what_their_help_says() -> None:
     code = "from commands_page import page; print(page(), end='')"
 
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=PAGE.parent.parent / "tests",
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, check=True
     )
 
     assert PAGE.read_text(encoding="utf-8") == done.stdout, "run 'make docs'"
