@@ -147,7 +147,7 @@ HEAD ?= fire
 SIZED := out/$(RECIPE)-sizes
 $(SIZES:%=$(SIZED)/%.toml): $(SIZED)/%.toml: edgecnn/workstation/recipes/$(RECIPE).toml
 	mkdir -p $(@D)
-	sed -E 's/^(height_px|width_px) = .*/\1 = $*/; s/^head_epochs = .*/head_epochs = 0/' $< > $@
+	sed -E '0,/^name = "(.*)"/s//name = "\1-$*"/; s/^(height_px|width_px) = .*/\1 = $*/; s/^head_epochs = .*/head_epochs = 0/' $< > $@
 
 $(SIZES:%=$(SIZED)/%/model.h5): $(SIZED)/%/model.h5: $(SIZED)/%.toml | out/$(RECIPE)/model.h5
 	$(BIN)/edgecnn train $< $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) --init out/$(RECIPE)/model.h5 --epochs 2 --out $(@D) --resume
