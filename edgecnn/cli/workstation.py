@@ -35,7 +35,7 @@ DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <clas
 @click.option("--epochs", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option(
     "--teacher", multiple=True, type=click.Path(path_type=Path),
-    help="A model.h5 to learn from as well; of several, the mean answer.",
+    help="A model.h5 or .tflite to learn from as well; of several, the mean answer.",
 )  # fmt: skip
 @click.option(
     "--leave-out", multiple=True, metavar="GLOB",

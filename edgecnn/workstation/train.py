@@ -24,10 +24,11 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.generated import generated
 from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
 from edgecnn.workstation.data.targets import Targets, join, targets_of
-from edgecnn.workstation.losses import Loss, loss_for, soft_loss_for
+from edgecnn.workstation.losses import Loss, loss_for
 from edgecnn.workstation.models.weights import initialise
-from edgecnn.workstation.models.zoo import LOGITS, build, features_of
+from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
 from edgecnn.workstation.recipe import Recipe, TrainSpec
+from edgecnn.workstation.teachers import Teach, open_teacher, teaching
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -97,7 +98,7 @@ def train(
         init: ``imagenet``, or a file with weights to start from.
         resume: Go on with the run that was killed in ``out``.
         progress: Whom to tell.
-        teachers: Models to learn from; of several, the mean answer.
+        teachers: Models to learn from, ``.h5`` or ``.tflite``; of several, the mean answer.
 
     Returns:
         Where the model lies and how training went.
@@ -109,8 +110,8 @@ def train(
     progress = progress or Progress()
     heads = heads_of(recipe, dataset)
     checkpoint = out / "checkpoint"
-    taught = [model_file.load(path) for path in teachers]
-    start_from = " ".join([init or "", *(model_file.weights_sha256(model) for model, _ in taught)]).rstrip()
+    asked = [open_teacher(path) for path in teachers]
+    start_from = " ".join([init or "", *(teacher.sha256 for teacher in asked)]).rstrip()
     fresh = RunState(text, dataset.digest(), start_from)
     if done := finished(out, fresh, resume):
         return done
@@ -133,7 +134,7 @@ def train(
     if state.history:
         restore(tracker, checkpoint / state.weights)
     losses = losses_for(heads, training, recipe.train)
-    teach = teacher_of(taught, model, heads, recipe) if taught else None
+    teach = teaching(asked, model, heads, recipe.distill) if asked else None
     step = make_step(model, weights_of(recipe, heads), losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
@@ -279,60 +280,6 @@ def weights_of(recipe: Recipe, heads: Sequence[Head]) -> tuple[float, ...]:
     """Give the weight of each head's loss."""
     weights = {spec.name: spec.weight for spec in recipe.heads}
     return tuple(weights.get(head.name, 1.0) for head in heads)
-
-
-Teach = Callable[[Any], tuple[Any, ...]]
-"""From a batch of pictures to what teachers answer for each head; none where they do not know the head."""
-
-
-def teacher_of(
-    teachers: Sequence[tuple[Any, model_file.Card | None]], model: Any, heads: Sequence[Head], recipe: Recipe
-) -> tuple[Teach, tuple[Loss, ...], float]:
-    """Make what a student asks: the teachers, the losses towards their answers, and how much these count.
-
-    A teacher may eat larger pictures: it gets the student's, as varied, enlarged.
-
-    Raises:
-        ModelError: If a teacher was not made by edgecnn or knows none of the heads.
-
-    Source:
-        L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022:
-        both see the same cut-out of the same picture.
-    """
-    model_shapes = [tuple(output.shape) for output in model.outputs]
-    places: list[list[tuple[int, int]]] = [[] for _ in heads]
-    for number, (teacher, card) in enumerate(teachers):
-        shapes = [tuple(output.shape) for output in teacher.outputs] if card else []
-        known = {(head.name, head.labels): head.output_index for head in card.heads} if card else {}
-        for place, head, wanted in zip(places, heads, model_shapes, strict=True):
-            index = known.get((head.name, head.labels))
-            if index is not None and shapes[index] == wanted:
-                place.append((number, index))
-        if card is None or not any(n == number for place in places for n, _ in place):
-            answered = ", ".join(head.name for head in card.heads) if card else "nothing known"
-            raise ModelError(
-                f"A teacher answers {answered}; the recipe asks for "
-                f"{', '.join(head.name for head in heads)}, with labels in the same order.",
-                fix="Give a model.h5 that 'edgecnn train' made with a head of that name and those labels.",
-            )
-
-    def teach(pictures: Any) -> tuple[Any, ...]:
-        every = [
-            listed(teacher(tf.image.resize(pictures, teacher.input_shape[1:3]), training=False))
-            for teacher, _ in teachers
-        ]
-        return tuple(
-            tf.add_n([every[number][index] for number, index in place]) / len(place) if place else None
-            for place in places
-        )
-
-    soft = tuple(soft_loss_for(head, recipe.distill.temperature) for head in heads)
-    return teach, soft, recipe.distill.weight
-
-
-def listed(outputs: Any) -> list[Any]:
-    """Give a model's outputs as a list, whether it has one or several."""
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
 def make_step(

@@ -12,8 +12,9 @@ from edgecnn.core.prediction import Head
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.channels.graph import ChannelGraph
 from edgecnn.workstation.losses import loss_for
+from edgecnn.workstation.models.zoo import listed
 from edgecnn.workstation.recipe import Recipe
-from edgecnn.workstation.train import Split, listed, weights_of
+from edgecnn.workstation.train import Split, weights_of
 
 PICTURE_COUNT = 1024
 """Pictures that importance is judged on."""

@@ -18,9 +18,9 @@ from edgecnn.workstation.channels.graph import analyse
 from edgecnn.workstation.channels.importance import importance
 from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
-from edgecnn.workstation.models.zoo import summary
+from edgecnn.workstation.models.zoo import listed, summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
-from edgecnn.workstation.train import Progress, Split, evaluate, listed, read_split, read_training
+from edgecnn.workstation.train import Progress, Split, evaluate, read_split, read_training
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""

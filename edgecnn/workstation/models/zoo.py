@@ -113,6 +113,11 @@ def features_of(model: Any) -> Any:
     )
 
 
+def listed(outputs: Any) -> list[Any]:
+    """Give a model's outputs as a list, whether it has one or several."""
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
 def summary(model: Any) -> tuple[LayerRow, ...]:
     """Count what every layer holds and costs.
 
