@@ -25,6 +25,7 @@ from edgecnn.workstation.data.generated import generated
 from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
 from edgecnn.workstation.data.targets import Targets, join, targets_of
 from edgecnn.workstation.losses import Loss, loss_for
+from edgecnn.workstation.models.frozen import with_norms_folded
 from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
 from edgecnn.workstation.recipe import Recipe, TrainSpec
@@ -135,7 +136,8 @@ def train(
         restore(tracker, checkpoint / state.weights)
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(asked, model, heads, recipe.distill) if asked else None
-    step = make_step(model, weights_of(recipe, heads), losses, optimizer, averages, teach)
+    learner = with_norms_folded(model) if recipe.train.freeze == "batch_norm" else model
+    step = make_step(learner, weights_of(recipe, heads), losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
