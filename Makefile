@@ -129,11 +129,11 @@ else
 	$(BIN)/edgecnn zoo compare $(MODEL) out/$(RECIPE)
 endif
 
-# The same recipe without one source of pictures, and without a teacher, who has seen them; measured on that source,
-# for the card that the next PUBLISH=1 writes: make left-out MODEL=sentinel SOURCE='dl2425_*'
-WITHOUT = without-$(subst *,,$(SOURCE))
+# The same recipe without a source of pictures, or several, and without a teacher, who has seen them; measured on these,
+# for the card that the next PUBLISH=1 writes: make left-out MODEL=sentinel SOURCE='dl2425_* abonia_*'
+WITHOUT = without-$(subst $() $(),-,$(subst _*,,$(SOURCE)))
 left-out: | .venv/ready
-	$(BIN)/edgecnn train $(RECIPE) $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) --leave-out '$(SOURCE)' --out out/$(RECIPE)-$(WITHOUT) --resume
+	$(BIN)/edgecnn train $(RECIPE) $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) $(foreach x,$(SOURCE),--leave-out '$x') --out out/$(RECIPE)-$(WITHOUT) --resume
 	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
 	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)/$(WITHOUT)
 
