@@ -84,7 +84,7 @@ test_data = $(call data,$(or $(TEST_$1),$(firstword $(DATA_$1))))
 out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
 
-# Teachers are .tflite files, which answer faster than what they were made from; those that ship lie on the shelf.
+# Teachers are .tflite files, int8 or float32; those that ship lie on the shelf.
 TEACHER_cifar10-distilled := out/cifar10-parent/float32.tflite
 TEACHER_sentinel := edgecnn/zoo/scenes/scenes.tflite
 TEACHER_fire := edgecnn/zoo/sentinel/sentinel.tflite
@@ -131,7 +131,7 @@ endif
 
 # The same recipe without a source of pictures, or several, and without a teacher, who has seen them; measured on these,
 # for the card that the next PUBLISH=1 writes: make left-out MODEL=sentinel SOURCE='dl2425_* abonia_*'
-WITHOUT = without-$(subst $() $(),-,$(subst _*,,$(SOURCE)))
+WITHOUT = without-$(subst $() $(),-,$(subst *,,$(subst _*,,$(SOURCE))))
 left-out: | .venv/ready
 	$(BIN)/edgecnn train $(RECIPE) $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) $(foreach x,$(SOURCE),--leave-out '$x') --out out/$(RECIPE)-$(WITHOUT) --resume
 	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite

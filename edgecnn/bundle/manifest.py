@@ -75,6 +75,8 @@ class Provenance:
         calibration_sha256: Digest of the calibration list; empty for a float model.
         tools: Versions of what made it, by package name.
         budget: Of the quantization ladder; None for a file that was converted without one.
+        teachers_sha256: By name, digests of the models whose answers it learned from too: of a Keras
+            model's weights, of a file's flatbuffer.
     """
 
     recipe: str = ""
@@ -83,6 +85,7 @@ class Provenance:
     calibration_sha256: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
     budget: Budget | None = None
+    teachers_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

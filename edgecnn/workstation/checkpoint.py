@@ -50,6 +50,7 @@ class RunState:
     recipe: str
     data_sha256: str
     init: str
+    teachers_sha256: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Epoch, ...] = ()
     best: int = 0
     weights: str = ""
@@ -76,9 +77,9 @@ def start(out: Path, fresh: RunState, resume: bool) -> RunState:
         state = msgspec.json.decode(file.read_bytes(), type=RunState)
     except msgspec.MsgspecError as error:
         raise _damaged(file, error) from error
-    if (state.recipe, state.data_sha256, state.init) != (fresh.recipe, fresh.data_sha256, fresh.init):
+    if state != replace(fresh, history=state.history, best=state.best, weights=state.weights):
         raise ModelError(
-            f"The run in '{out}' was started with another recipe, other data or another --init.",
+            f"The run in '{out}' was started with another recipe, other data, another --init or --teacher.",
             fix="Give the same ones, or choose another --out.",
         )
     return state

@@ -255,6 +255,7 @@ def _manifest(
             data_sha256=card.data_sha256 if card else "",
             calibration_sha256=calibration.digest(entries) if entries else "",
             tools={"edgecnn": __version__, "tensorflow": importlib.metadata.version("tensorflow")},
+            teachers_sha256=card.teachers_sha256 if card else {},
         ),
         measured=tuple(check.file_top1 for check in checks),
         description=recipe.description if recipe else "",

@@ -6,7 +6,8 @@ import hashlib
 import json
 import warnings
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Card:
         seconds: Training time.
         best_epoch: The epoch whose weights these are, by accuracy on val.
         val_top1: That accuracy.
+        teachers_sha256: By name, digests of the models whose answers it learned from too.
     """
 
     recipe: str
@@ -43,6 +45,7 @@ class Card:
     seconds: float = 0.0
     best_epoch: int = 0
     val_top1: float = 0.0
+    teachers_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(model: Any, path: Path, card: Card) -> None:

@@ -14,12 +14,12 @@ from edgecnn.core.frame import resize
 from edgecnn.core.prediction import Head
 from edgecnn.core.tensor import TensorSpec
 from edgecnn.errors import ModelError
-from edgecnn.runtime.predictor import load as load_predictor
+from edgecnn.runtime.predictor import load
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.losses import Loss, soft_loss_for
 from edgecnn.workstation.models.zoo import listed
-from edgecnn.workstation.recipe import Distill
+from edgecnn.workstation.recipe import Distill, parse
 
 Shape = tuple[int, ...]
 
@@ -32,13 +32,15 @@ class Teacher:
     """One model to learn from.
 
     Attributes:
+        name: Of its recipe.
         heads: What it answers.
         shapes: Of each head's answer, without the batch.
-        sha256: Of its weights.
+        sha256: Of its weights; of a ``.tflite`` of its flatbuffer.
         answer: From a batch of pictures, float32 bytes of shape (batch, height, width, channels), of any
             size, to one answer a head.
     """
 
+    name: str
     heads: tuple[Head, ...]
     shapes: tuple[Shape, ...]
     sha256: str
@@ -51,58 +53,70 @@ def open_teacher(path: Path) -> Teacher:
     Args:
         path: A ``model.h5`` of ``edgecnn train``, or a ``.tflite`` of ``edgecnn convert``. An int8 file
             answers several times as fast as the Keras model that it was made from; a score below half
-            a code counts as half a code.
+            a code counts as half a code, so ask it at a temperature of 1.
 
     Raises:
-        ModelError: If it was not made by edgecnn.
+        ModelError: If it was not made by edgecnn, or cannot be read.
         BundleError: If a ``.tflite`` is damaged.
     """
-    teacher = _of_tflite(path) if path.suffix == ".tflite" else _of_keras(path)
-    if not teacher.heads:
-        raise ModelError(
-            f"'{path}' does not say what it answers: edgecnn did not make it.",
-            fix="Give a model.h5 of 'edgecnn train', or a .tflite of 'edgecnn convert'.",
-        )
-    return teacher
+    return _of_tflite(path) if path.suffix == ".tflite" else _of_keras(path)
 
 
 def _of_keras(path: Path) -> Teacher:
     model, card = model_file.load(path)
-    heads = card.heads if card else ()
-    shapes = [tuple(output.shape[1:]) for output in model.outputs] if card else []
+    if card is None:
+        raise _foreign(path)
+    heads, shapes = card.heads, [tuple(output.shape[1:]) for output in model.outputs]
 
     def answer(pictures: Any) -> list[Any]:
         every = listed(model(tf.image.resize(pictures, model.input_shape[1:3]), training=False))
         return [every[head.output_index] for head in heads]
 
-    digest = model_file.weights_sha256(model) if card else ""
-    return Teacher(heads, tuple(shapes[head.output_index] for head in heads), digest, answer)
+    return Teacher(
+        parse(card.recipe).name,
+        heads,
+        tuple(shapes[head.output_index] for head in heads),
+        model_file.weights_sha256(model),
+        answer,
+    )
 
 
 def _of_tflite(path: Path) -> Teacher:
-    predictor = load_predictor(path)
-    heads = predictor.heads if predictor.manifest else ()
+    predictor = load(path)
+    if predictor.manifest is None:
+        raise _foreign(path)
+    heads = predictor.heads
     specs = [predictor.interpreter.outputs[head.output_index] for head in heads]
 
     def ask(pictures: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         columns: list[list[NDArray[np.float32]]] = [[] for _ in heads]
         for picture in pictures.round().astype(np.uint8):
-            scores = predictor.scores(resize(picture, predictor.input))
+            # The one resize takes colours; equal ones have the luma that they are made of.
+            colours = np.repeat(picture, 3 // picture.shape[-1], axis=-1)
+            scores = predictor.scores(resize(colours, predictor.input))
             for column, head, spec in zip(columns, heads, specs, strict=True):
-                column.append(_neurons(scores[head.name], head, spec))
+                column.append(_activations(scores[head.name], head, spec))
         return [np.asarray(column, np.float32) for column in columns]
 
     def answer(pictures: Any) -> list[Any]:
-        every = tf.numpy_function(ask, [pictures], [tf.float32] * len(heads), stateful=False)
+        every = listed(tf.numpy_function(ask, [pictures], [tf.float32] * len(heads), stateful=False))
         for one, spec in zip(every, specs, strict=True):
             one.set_shape((None, *spec.shape[1:]))
-        return list(every)
+        return every
 
-    return Teacher(heads, tuple(spec.shape[1:] for spec in specs), predictor.sha256, answer)
+    digest = predictor.manifest.model_sha256
+    return Teacher(predictor.name, heads, tuple(spec.shape[1:] for spec in specs), digest, answer)
 
 
-def _neurons(scores: NDArray[np.float32], head: Head, spec: TensorSpec) -> NDArray[np.float32]:
-    """Give what the last layer's neurons said; of integers, no surer than the nearest code can tell."""
+def _foreign(path: Path) -> ModelError:
+    return ModelError(
+        f"'{path}' does not say what it answers: edgecnn did not make it.",
+        fix="Give a model.h5 of 'edgecnn train', or a .tflite of 'edgecnn convert'.",
+    )
+
+
+def _activations(scores: NDArray[np.float32], head: Head, spec: TensorSpec) -> NDArray[np.float32]:
+    """Give what the output layer said; of integers, no surer than the nearest code can tell."""
     own = scores[..., 1:] if head.is_binary else scores
     half_code = spec.scale / 2 if np.dtype(spec.dtype).kind in "iu" else 0.0
     return np.asarray(np.clip(own, half_code, 1 - half_code), np.float32)

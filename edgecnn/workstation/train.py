@@ -25,7 +25,7 @@ from edgecnn.workstation.data.generated import generated
 from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
 from edgecnn.workstation.data.targets import Targets, join, targets_of
 from edgecnn.workstation.losses import Loss, loss_for
-from edgecnn.workstation.models.frozen import with_norms_folded
+from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
 from edgecnn.workstation.recipe import Recipe, TrainSpec
@@ -111,9 +111,9 @@ def train(
     progress = progress or Progress()
     heads = heads_of(recipe, dataset)
     checkpoint = out / "checkpoint"
-    asked = [open_teacher(path) for path in teachers]
-    start_from = " ".join([init or "", *(teacher.sha256 for teacher in asked)]).rstrip()
-    fresh = RunState(text, dataset.digest(), start_from)
+    opened = [open_teacher(path) for path in teachers]
+    teachers_sha256 = {teacher.name: teacher.sha256 for teacher in opened}
+    fresh = RunState(text, dataset.digest(), init or "", teachers_sha256)
     if done := finished(out, fresh, resume):
         return done
     state = start(out, fresh, resume)
@@ -135,8 +135,8 @@ def train(
     if state.history:
         restore(tracker, checkpoint / state.weights)
     losses = losses_for(heads, training, recipe.train)
-    teach = teaching(asked, model, heads, recipe.distill) if asked else None
-    learner = with_norms_folded(model) if recipe.train.freeze == "batch_norm" else model
+    teach = teaching(opened, model, heads, recipe.distill) if opened else None
+    learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
     step = make_step(learner, weights_of(recipe, heads), losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
@@ -156,7 +156,13 @@ def train(
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
     best = next(e for e in state.history if e.number == state.best)
     card = model_file.Card(
-        text, heads, state.data_sha256, sum(e.seconds for e in state.history), best.number, best.val_top1
+        text,
+        heads,
+        state.data_sha256,
+        sum(e.seconds for e in state.history),
+        best.number,
+        best.val_top1,
+        teachers_sha256,
     )
     # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
@@ -176,7 +182,8 @@ def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
     if not path.exists():
         return None
     card = model_file.read_card(path)
-    if not resume or card is None or (card.recipe, card.data_sha256) != (fresh.recipe, fresh.data_sha256):
+    own = (card.recipe, card.data_sha256, card.teachers_sha256) if card else None
+    if not resume or card is None or own != (fresh.recipe, fresh.data_sha256, fresh.teachers_sha256):
         raise ModelError(
             f"'{path}' is there already, and training would replace it.",
             fix="Choose another --out, or move that model away.",

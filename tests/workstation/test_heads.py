@@ -11,7 +11,7 @@ import pytest
 from blobs import RECIPE
 from click.testing import CliRunner
 
-from edgecnn.bundle.manifest import OperatingPoints, Precision
+from edgecnn.bundle.manifest import OperatingPoints
 from edgecnn.cli.bench_pictures import pictures_for
 from edgecnn.cli.measure import bench
 from edgecnn.core.frame import InputSpec
@@ -29,8 +29,7 @@ from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, join, mask_for, targets_of
 from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
-from edgecnn.workstation.recipe import Augment, Distill, ModelSpec, folders_of, parse
-from edgecnn.workstation.teachers import open_teacher, teaching
+from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.train import quality_of, train
 
 SIDE = 32
@@ -217,47 +216,6 @@ def test_a_student_learns_from_a_teacher_what_its_labels_do_not_say(
     )
 
     assert np.abs(teacher - taught).mean() < 0.5 * np.abs(teacher - untaught).mean()
-
-
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_tflite_teacher_answers_as_the_model_that_it_was_made_from(
-    precision: Precision, trained: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    path = convert(trained, tmp_path / "teacher.tflite", precision, dataset).bundle.path
-    codes = np.stack([picture.read() for picture in dataset.split("test")[:8]]).astype(np.float32)
-    quick, slow = open_teacher(path), open_teacher(trained)
-    student = build(parse(RECIPE_HEADS).model, parse(RECIPE_HEADS).input, slow.heads)
-    answers = [
-        teaching([one], student, slow.heads, Distill())[0](tf.constant(codes)) for one in (quick, slow)
-    ]
-
-    assert [one.shape for one in answers[0]] == [one.shape for one in answers[1]]
-    # Of int8 a score below half a code is not known better than that.
-    most = 1e-4 if precision == "float32" else 0.12
-    assert max(float(np.abs(a - b).max()) for a, b in zip(*answers, strict=True)) < most
-    assert precision == "float32" or min(float(np.min(a)) for a in answers[0]) >= 1 / 512
-
-
-def test_a_student_of_a_tflite_teacher_learns_from_it_in_training(
-    trained: Path, dataset: Dataset, tmp_path: Path
-) -> None:
-    text = RECIPE_HEADS.replace("epochs = 10", "epochs = 4")
-    text += "\n[distill]\nweight = 1.0\ntemperature = 1.0\n"
-    path = convert(trained, tmp_path / "teacher.tflite", "int8", dataset).bundle.path
-    by_file = train(parse(text), text, dataset, tmp_path / "by_file", teachers=[path]).path
-    by_model = train(parse(text), text, dataset, tmp_path / "by_model", teachers=[trained]).path
-    codes = np.stack([picture.read() for picture in dataset.split("test")]).astype(np.float32)
-    one, other = (model_file.load(student)[0](codes)[0].numpy() for student in (by_file, by_model))
-
-    assert np.abs(one - other).mean() < 0.05
-
-
-def test_a_teacher_that_edgecnn_did_not_make_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "foreign.keras"
-    keras.Sequential([keras.layers.Dense(2, input_shape=(4,))]).save(path)
-
-    with pytest.raises(ModelError, match="edgecnn did not make it"):
-        open_teacher(path)
 
 
 def test_a_teacher_of_other_labels_is_refused(trained: Path, dataset: Dataset, tmp_path: Path) -> None:

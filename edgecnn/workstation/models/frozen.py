@@ -7,7 +7,7 @@ from typing import Any
 from edgecnn.workstation.backend import keras, tf
 
 
-def with_norms_folded(model: Any) -> Any:
+def with_batch_norm_folded(model: Any) -> Any:
     """Give a model that shares the weights of another and computes each frozen batch norm in its convolution.
 
     A batch norm that keeps its statistics is a scale and an offset for each channel; put into the kernel
@@ -28,12 +28,12 @@ def with_norms_folded(model: Any) -> Any:
     norms = {conv.name: norm for norm in model.layers if (conv := _folds_into(norm))}
     folded = {norm.name for norm in norms.values()}
 
-    def lend(layer: Any) -> Any:
+    def share(layer: Any) -> Any:
         if layer.name in norms:
             return _Folded(layer, norms[layer.name])
-        return _Lent(None if layer.name in folded else layer)
+        return _Shared(None if layer.name in folded else layer)
 
-    return keras.models.clone_model(model, clone_function=lend)
+    return keras.models.clone_model(model, clone_function=share)
 
 
 def _folds_into(norm: Any) -> Any:
@@ -41,13 +41,13 @@ def _folds_into(norm: Any) -> Any:
     if not isinstance(norm, keras.layers.BatchNormalization) or norm.trainable:
         return None
     conv = norm.inbound_nodes[0].inbound_layers
-    if not isinstance(conv, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+    if type(conv) not in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
         return None
     is_plain = conv.activation is keras.activations.linear and conv.groups == 1
     return conv if is_plain and len(conv.outbound_nodes) == 1 else None
 
 
-class _Lent(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without types
+class _Shared(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without types
     """Calls a layer of another model, or nothing; the layer itself does not learn that it is used twice."""
 
     def __init__(self, layer: Any) -> None:

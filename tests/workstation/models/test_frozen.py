@@ -10,7 +10,7 @@ import pytest
 from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head
 from edgecnn.workstation.backend import keras, tf
-from edgecnn.workstation.models.frozen import with_norms_folded
+from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.recipe import ModelSpec, Topology
 
@@ -45,7 +45,7 @@ def test_a_network_with_its_norms_folded_answers_and_learns_as_before(topology: 
     model = network(topology)
     variables = model.trainable_variables
     answers, gradients = answers_and_gradients(model, variables)
-    folded_answers, folded_gradients = answers_and_gradients(with_norms_folded(model), variables)
+    folded_answers, folded_gradients = answers_and_gradients(with_batch_norm_folded(model), variables)
 
     for one, other in zip(answers, folded_answers, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -58,7 +58,7 @@ def test_a_network_with_its_norms_folded_answers_and_learns_as_before(topology: 
 
 
 def test_no_norm_is_computed_by_itself_any_more_where_all_are_frozen() -> None:
-    folded = with_norms_folded(network("mobilenet_v2"))
+    folded = with_batch_norm_folded(network("mobilenet_v2"))
     graph = tf.function(lambda x: folded(x, training=True)).get_concrete_function(pictures()).graph
 
     assert not [op.name for op in graph.get_operations() if "FusedBatchNorm" in op.type]
@@ -68,13 +68,13 @@ def test_norm_that_learns_its_statistics_still_learns_them() -> None:
     model = network("mobilenet_v1", is_frozen=False)
     norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
     before = norm.moving_mean.numpy()
-    with_norms_folded(model)(pictures(), training=True)
+    with_batch_norm_folded(model)(pictures(), training=True)
 
     assert not np.allclose(norm.moving_mean.numpy(), before)
 
 
 def test_the_model_itself_does_not_learn_that_it_was_folded() -> None:
     model = network("mobilenet_v1")
-    with_norms_folded(model)
+    with_batch_norm_folded(model)
 
     assert all(len(layer.inbound_nodes) == 1 for layer in model.layers)
