@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.core.alarm import Box
-from edgecnn.core.zones import Window
+from edgecnn.core.zones import Window, strongest_cell
 
 Point = tuple[float, float]
 """From the left and from the top, as shares of the picture."""
@@ -21,8 +21,7 @@ def peak_of(heat: NDArray[np.float32], window: Window = _WHOLE) -> Point:
     """Say where in the picture the centre of a heatmap's strongest cell lies.
 
     Args:
-        heat: Of one label, shape (rows, columns); of equally strong cells the first counts, row by row,
-            as it does for the box of an alarm.
+        heat: Of one label, shape (rows, columns).
         window: Where the picture lies in the heatmap.
 
     Returns:
@@ -35,7 +34,7 @@ def peak_of(heat: NDArray[np.float32], window: Window = _WHOLE) -> Point:
         (0.5, 0.5)
     """
     rows, columns = heat.shape
-    row, column = divmod(int(heat.argmax()), columns)
+    row, column = strongest_cell(heat)
     x = ((column + 0.5) / columns - window.left) / window.width
     y = ((row + 0.5) / rows - window.top) / window.height
     return x, y

@@ -14,7 +14,7 @@ from fakes import FakePicture, FakePredictor
 from edgecnn.core.frame import InputSpec, Pixels
 from edgecnn.core.place import lies_in, peak_of
 from edgecnn.core.prediction import Head
-from edgecnn.core.zones import Window
+from edgecnn.core.zones import Window, strongest_cell
 from edgecnn.measure import bench
 from edgecnn.measure.accuracy import wilson
 from edgecnn.measure.place import place_of
@@ -125,6 +125,23 @@ def test_a_cell_belongs_to_one_of_two_boxes_that_touch_and_never_to_a_border() -
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 
     assert [lies_in(peak_of(heat), [box]) for box in (left, right)] == [False, True]
+
+
+def test_of_equally_strong_cells_the_one_in_the_warmest_place_counts() -> None:
+    heat = np.zeros((6, 6), np.float32)
+    heat[0, 5] = heat[4, 2] = heat[5, 0] = 0.125
+    heat[3, 2] = heat[4, 3] = 0.12
+
+    assert strongest_cell(heat) == (4, 2)
+    assert strongest_cell(np.zeros((6, 6), np.float32) + 0.5) == (1, 1)
+
+
+def test_a_cell_that_is_strongest_alone_counts_whatever_lies_around_it() -> None:
+    heat = np.full((4, 4), 0.9, np.float32)
+    heat[:2] = 0
+    heat[0, 3] = 0.91
+
+    assert strongest_cell(heat) == (0, 3)
 
 
 def test_frames_that_agree_for_a_second_count_as_one() -> None:
