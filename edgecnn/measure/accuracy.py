@@ -39,6 +39,9 @@ class LabelAccuracy:
         false_alarm_rate: Share of the pictures known not to show it that were decided for it.
         absent_count: Pictures known not to show it.
         auc: Area under its ROC curve.
+        unknown_rate: Share of the pictures of which nobody says whether they show it that were decided
+            for it: of smoke, from which flames may shine, for fire.
+        unknown_count: Those pictures.
     """
 
     precision: float | None
@@ -48,6 +51,8 @@ class LabelAccuracy:
     false_alarm_rate: float | None = None
     absent_count: int = 0
     auc: float | None = None
+    unknown_rate: float | None = None
+    unknown_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +216,8 @@ def head_accuracy(
     decided = decide(scores, head, thresholds)
     known = np.ones_like(holds) if known is None else known
     rows = known.any(axis=1)
-    scores, known = scores[rows], known[rows]
-    decided, holds = decided[rows] & known, holds[rows] & known
+    scores, known, every_decision = scores[rows], known[rows], decided[rows]
+    decided, holds = every_decision & known, holds[rows] & known
     count, correct_count = len(holds), int(is_right(decided, holds).sum())
     low, high = wilson(correct_count, count)
     return HeadAccuracy(
@@ -224,7 +229,10 @@ def head_accuracy(
         auc=auc(scores[:, 1], holds[:, 1]) if is_exclusive(head) and len(head.labels) == 2 else None,
         per_label={
             label: _label_accuracy(
-                scores[is_known, column], decided[is_known, column], holds[is_known, column]
+                scores[is_known, column],
+                decided[is_known, column],
+                holds[is_known, column],
+                every_decision[~is_known, column],
             )
             for column, (label, is_known) in enumerate(zip(head.labels, known.T, strict=True))
         },
@@ -233,9 +241,12 @@ def head_accuracy(
 
 
 def _label_accuracy(
-    scores: NDArray[np.float32], decided: NDArray[np.bool_], holds: NDArray[np.bool_]
+    scores: NDArray[np.float32],
+    decided: NDArray[np.bool_],
+    holds: NDArray[np.bool_],
+    decided_unknown: NDArray[np.bool_],
 ) -> LabelAccuracy:
-    """Measure one label on the pictures of which it is known whether they show it; each of shape (n,)."""
+    """Measure one label on the pictures of which it is known whether they show it, and on the others."""
     hit_count, count, decided_count = int((decided & holds).sum()), int(holds.sum()), int(decided.sum())
     absent_count = len(holds) - count
     return LabelAccuracy(
@@ -246,6 +257,8 @@ def _label_accuracy(
         false_alarm_rate=(decided_count - hit_count) / absent_count if absent_count else None,
         absent_count=absent_count,
         auc=auc(scores, holds),
+        unknown_rate=float(decided_unknown.mean()) if decided_unknown.size else None,
+        unknown_count=len(decided_unknown),
     )
 
 

@@ -261,7 +261,11 @@ def _head(
         name,
         Figure(found.top1, found.low, found.high, found.count),
         tuple(
-            replace(_label(label, each, is_whole), place=_place(places.get(label)))
+            replace(
+                _label(label, each, is_whole),
+                place=_place(places.get(label)),
+                unknown=_share(each.unknown_rate, each.unknown_count),
+            )
             for label, each in found.per_label.items()
         ),
         _drop(drop, found.count) if drop else None,

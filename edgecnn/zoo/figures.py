@@ -38,6 +38,7 @@ class LabelFigures:
             for a softmax of three labels or more, which is right or wrong as a whole.
         auc: Area under its ROC curve; likewise.
         place: Of a heatmap, share of the pictures with boxes of the label whose strongest cell lies in one.
+        unknown: Share of the pictures of which nobody says whether they show it that were decided for it.
     """
 
     label: str
@@ -46,6 +47,7 @@ class LabelFigures:
     accuracy: Figure | None = None
     auc: Figure | None = None
     place: Figure | None = None
+    unknown: Figure | None = None
 
 
 @dataclass(frozen=True, slots=True)

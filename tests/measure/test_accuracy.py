@@ -104,6 +104,14 @@ def test_a_picture_of_which_a_label_is_not_known_counts_neither_for_nor_against_
     assert (smoke.false_alarm_rate, smoke.absent_count, smoke.decided_count) == (0.5, 2, 1)
 
 
+def test_how_often_a_label_is_seen_where_nobody_knows_is_counted_by_itself() -> None:
+    scores = np.float32([[0.9, 0.9, 0.1], [0.9, 0.1, 0.1], [0.1, 0.9, 0.1]])
+    known = np.array([[True, False, True], [True, False, True], [True, True, True]])
+    per_label = head_accuracy(scores, np.zeros((3, 3), bool), SEEN, {}, known).per_label
+    assert (per_label["smoke"].unknown_rate, per_label["smoke"].unknown_count) == (0.5, 2)
+    assert (per_label["fire"].unknown_rate, per_label["fire"].unknown_count) == (None, 0)
+
+
 def test_top1_is_the_share_that_scikit_learn_calls_accuracy(guesses) -> None:
     scores, shown, decided = guesses
     measured = head_accuracy(scores, one_hot(shown, 3), ANIMAL, {})

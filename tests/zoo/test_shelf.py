@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 from click.testing import CliRunner, Result
 
+from edgecnn.bundle import file as files
 from edgecnn.cli.main import edgecnn
 from edgecnn.errors import BundleError, CheckFailed, DataError
 from edgecnn.measure import bench, report
@@ -24,12 +25,13 @@ from edgecnn.runtime.host import host_facts
 from edgecnn.runtime.predictor import load
 from edgecnn.watch.config import parse
 from edgecnn.workstation import calibration, failures, publish, recipe
+from edgecnn.workstation.card import card
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset, open_dataset
 from edgecnn.workstation.train import train
 from edgecnn.zoo import figures as measured
 from edgecnn.zoo import shelf
-from edgecnn.zoo.figures import Figure, Figures, HeadFigures, PictureSet, Training
+from edgecnn.zoo.figures import Figure, Figures, HeadFigures, LabelFigures, PictureSet, Training
 
 QUICK = bench.Settings(calls=10, warmup_calls=0)
 
@@ -100,6 +102,24 @@ def test_the_card_names_data_figures_recipe_and_seed(published: Path, folder: Pa
     assert 'name = "blobs"' in card
     assert "from the seed 1." in card
     assert str(folder) not in card
+
+
+def test_the_card_says_how_often_a_label_is_seen_where_no_folder_tells(published: Path) -> None:
+    resident = shelf.resident("blobs", published)
+    (pictures, *_) = resident.figures.sets
+    (head,) = pictures.heads
+    smoke = LabelFigures("smoke", unknown=Figure(0.86, 0.74, 0.93, 50))
+    figures = replace(
+        resident.figures, sets=(replace(pictures, heads=(replace(head, labels=(*head.labels, smoke)),)),)
+    )
+
+    written = card("blobs", files.read(resident.path), figures)
+
+    assert (
+        "Of 50 pictures whose folder does not say whether they show smoke, colour says smoke of "
+        "86.0 % (74.0 to 93.0)." in written
+    )
+    assert "folder does not say" not in (published / "blobs" / "card.md").read_text(encoding="utf-8")
 
 
 def test_what_a_card_says_goes_into_markdown_without_loose_ends(published: Path) -> None:
