@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blobs import write_blobs
@@ -18,3 +21,24 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what tests cache away from the user's own folder."""
     monkeypatch.setenv("EDGECNN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def dies_after_an_epoch() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Let a training die when its first epoch is on disk: ``with dies_after_an_epoch(): train(...)``."""
+    from edgecnn.workstation import train as room
+
+    keep = room.keep
+
+    def keep_and_die(*args: Any) -> None:
+        keep(*args)
+        raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def dying() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(room, "keep", keep_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return dying

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -33,6 +35,7 @@ from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.train import quality_of, train
 
 SIDE = 32
+Dying = Callable[[], contextlib.AbstractContextManager[None]]
 
 RECIPE_HEADS = (
     RECIPE.replace('head = "colour"\n', "")
@@ -180,22 +183,12 @@ def test_training_convert_and_bench_agree_on_how_often_the_peak_lies_in_a_box(
 
 
 def test_a_run_with_averaged_weights_and_heads_resumes_to_the_same_weights(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, tmp_path: Path, dies_after_an_epoch: Dying
 ) -> None:
-    from edgecnn.workstation import train as room
-
     text = RECIPE_HEADS.replace("epochs = 10", "epochs = 3\nema = 0.9")
     whole = train(parse(text), text, dataset, tmp_path / "whole").path
-    keep = room.keep
-
-    def die_after_the_first(*args):  # type: ignore[no-untyped-def]
-        keep(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(room, "keep", die_after_the_first)
-    with pytest.raises(KeyboardInterrupt):
+    with dies_after_an_epoch():
         train(parse(text), text, dataset, tmp_path / "broken")
-    monkeypatch.undo()
     resumed = train(parse(text), text, dataset, tmp_path / "broken", resume=True).path
 
     pairs = zip(*(model_file.load(path)[0].get_weights() for path in (whole, resumed)), strict=True)

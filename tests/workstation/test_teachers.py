@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,22 +75,15 @@ def test_an_int8_teacher_is_no_surer_than_half_a_code(trained: Path, blobs: Data
 
 @pytest.mark.parametrize("trained", [RECIPE], indirect=True, ids=["colour"])
 def test_a_student_of_a_file_resumes_to_the_same_weights_and_names_its_teacher(
-    trained: Path, blobs: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path,
+    blobs: Dataset,
+    tmp_path: Path,
+    dies_after_an_epoch: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> None:
-    from edgecnn.workstation import train as room
-
     teachers = [convert(trained, tmp_path / "teacher.tflite", "int8", blobs).bundle.path]
     whole = train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "whole", teachers=teachers)
-    keep = room.keep
-
-    def die_after_the_first(*args):  # type: ignore[no-untyped-def]
-        keep(*args)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(room, "keep", die_after_the_first)
-    with pytest.raises(KeyboardInterrupt):
+    with dies_after_an_epoch():
         train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "broken", teachers=teachers)
-    monkeypatch.undo()
     with pytest.raises(ModelError, match="another --init or --teacher"):
         train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "broken", resume=True)
     resumed = train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "broken", resume=True, teachers=teachers)
