@@ -81,6 +81,11 @@ TRAIN_vgg16-scenes := --epochs $(EPOCHS)
 data = $(foreach x,$1,--data $(EDGECNN_SHARED)/data/$x)
 test_data = $(call data,$(or $(TEST_$1),$(firstword $(DATA_$1))))
 
+# Which training pictures a recipe is calibrated with: its own list, or that of a recipe with the same pictures.
+LIST_cifar10-parent := cifar10
+LIST_cifar10-distilled := cifar10
+list = calibration/$(or $(LIST_$1),$1).txt
+
 out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
 
@@ -94,7 +99,7 @@ out/%/float32.tflite: out/%/model.h5
 	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$*)) --out $@
 
 out/%/int8.tflite: out/%/model.h5
-	$(BIN)/edgecnn convert $< $(call data,$(DATA_$*)) --calibration calibration/$*.txt $(CONVERT_$*) --out $@
+	$(BIN)/edgecnn convert $< $(call data,$(DATA_$*)) --calibration $(call list,$*) $(CONVERT_$*) --out $@
 
 out/%/report.html: out/%/int8.tflite out/%/float32.tflite
 	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite $(call test_data,$*) --split test $(BENCH_$*) --out out/$*
@@ -123,7 +128,7 @@ BENCH_fire-nano := --clips
 RECIPE := $(or $(RECIPE_$(MODEL)),$(MODEL))
 zoo: $(foreach x,report.html $(addsuffix /report.html,$(REPORTS_$(MODEL))),out/$(RECIPE)/$x)
 ifdef PUBLISH
-	$(BIN)/edgecnn zoo publish out/$(RECIPE) --name $(MODEL) $(call data,$(DATA_$(RECIPE))) --calibration calibration/$(RECIPE).txt --into edgecnn/zoo
+	$(BIN)/edgecnn zoo publish out/$(RECIPE) --name $(MODEL) $(call data,$(DATA_$(RECIPE))) --calibration $(call list,$(RECIPE)) --into edgecnn/zoo
 	$(BIN)/python tests/models_page.py
 else
 	$(BIN)/edgecnn zoo compare $(MODEL) out/$(RECIPE)
@@ -150,7 +155,7 @@ $(SIZES:%=$(SIZED)/%/model.h5): $(SIZED)/%/model.h5: $(SIZED)/%.toml | out/$(REC
 	$(BIN)/edgecnn train $< $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) --init out/$(RECIPE)/model.h5 --epochs 2 --out $(@D) --resume
 
 $(SIZED)/%.int8.tflite: $(SIZED)/%/model.h5
-	$(BIN)/edgecnn convert $< $(call data,$(DATA_$(RECIPE))) --calibration calibration/$(RECIPE).txt --out $@
+	$(BIN)/edgecnn convert $< $(call data,$(DATA_$(RECIPE))) --calibration $(call list,$(RECIPE)) --out $@
 
 $(SIZED)/%.float32.tflite: $(SIZED)/%/model.h5
 	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$(RECIPE))) --out $@
