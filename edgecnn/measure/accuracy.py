@@ -246,7 +246,14 @@ def _label_accuracy(
     holds: NDArray[np.bool_],
     decided_unknown: NDArray[np.bool_],
 ) -> LabelAccuracy:
-    """Measure one label on the pictures of which it is known whether they show it, and on the others."""
+    """Measure one label on the pictures of which it is known whether they show it, and on the others.
+
+    Args:
+        scores: Of the known ones, shape (known_count,).
+        decided: Likewise.
+        holds: Likewise.
+        decided_unknown: Of the others, shape (unknown_count,).
+    """
     hit_count, count, decided_count = int((decided & holds).sum()), int(holds.sum()), int(decided.sum())
     absent_count = len(holds) - count
     return LabelAccuracy(

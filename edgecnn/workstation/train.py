@@ -29,7 +29,7 @@ from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
 from edgecnn.workstation.recipe import Recipe, TrainSpec
-from edgecnn.workstation.teachers import Teach, open_teacher, teaching
+from edgecnn.workstation.teachers import Teach, digests_of, open_teacher, teaching
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -112,7 +112,7 @@ def train(
     heads = heads_of(recipe, dataset)
     checkpoint = out / "checkpoint"
     opened = [open_teacher(path) for path in teachers]
-    teachers_sha256 = {teacher.name: teacher.sha256 for teacher in opened}
+    teachers_sha256 = digests_of(opened)
     fresh = RunState(text, dataset.digest(), init or "", teachers_sha256)
     if done := finished(out, fresh, resume):
         return done

@@ -31,7 +31,7 @@ def with_batch_norm_folded(model: Any) -> Any:
     def share(layer: Any) -> Any:
         if layer.name in norms:
             return _Folded(layer, norms[layer.name])
-        return _Shared(None if layer.name in folded else layer)
+        return keras.layers.Activation("linear") if layer.name in folded else _Shared(layer)
 
     return keras.models.clone_model(model, clone_function=share)
 
@@ -48,14 +48,14 @@ def _folds_into(norm: Any) -> Any:
 
 
 class _Shared(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without types
-    """Calls a layer of another model, or nothing; the layer itself does not learn that it is used twice."""
+    """Calls a layer of another model, which does not learn that it is used twice."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
     def call(self, x: Any) -> Any:
-        return x if self.layer is None else self.layer(x)
+        return self.layer(x)
 
 
 class _Folded(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without types
