@@ -48,8 +48,7 @@ setup: .venv/ready
 # The main job on real pictures: train (a killed run goes on), convert, bench int8 against float.
 figures: out/digits/report.html out/cifar10/report.html out/cifar10-parent/report.html out/fire/report.html out/scenes/report.html out/scenes-linear/report.html
 
-# AlexNet and VGG-16, one epoch each; EPOCHS=30 trains them to the end.
-EPOCHS ?= 1
+# AlexNet and VGG-16, to the end: half an hour and over an hour on 2 cores.
 classics: out/alexnet-scenes/report.html out/vgg16-scenes/report.html
 
 DATA_digits := mnist.npz
@@ -74,8 +73,6 @@ TRAIN_fire-nano := --init $(TRUNK_V1_QUARTER) $(WITHOUT_LEAKED)
 TRAIN_cifar10-parent := --init $(TRUNK_V2)
 TRAIN_scenes := --init $(TRUNK_V2)
 TRAIN_scenes-linear := --init $(TRUNK_V1)
-TRAIN_alexnet-scenes := --epochs $(EPOCHS)
-TRAIN_vgg16-scenes := --epochs $(EPOCHS)
 
 # What a recipe is trained on: one set or several; it is benched on TEST, or else on the first.
 data = $(foreach x,$1,--data $(EDGECNN_SHARED)/data/$x)
@@ -209,8 +206,7 @@ bench-ladder: out/scenes/model.h5 out/digits/model.h5
 	  --model out/digits/model.h5 $(EDGECNN_SHARED)/data/mnist.npz calibration/digits.txt \
 	  --model out/scenes/model.h5 $(EDGECNN_SHARED)/data/scenes.tar.xz calibration/scenes.txt
 
-# AlexNet and VGG-16 with a tenth of their parameters. The parents must have converged: hours on 2 cores,
-# by 'make classics EPOCHS=30'.
+# AlexNet and VGG-16 with a tenth of their parameters.
 out/%/tenth.h5: out/%/model.h5
 	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.9 --cost parameters --epochs 12 --out $@
 

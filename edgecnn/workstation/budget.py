@@ -13,7 +13,7 @@ from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.measure.accuracy import Drop, accuracy_drop, wilson
 from edgecnn.targets.graph import Target
-from edgecnn.workstation.check import answers_of, file_scores, points_of, right_at, thresholds_of
+from edgecnn.workstation.check import answers_of, file_scores, right_at
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.ladder.climb import RETRAINED, WIDENED, Climb, Rung, climb, ladder, timed
@@ -21,6 +21,7 @@ from edgecnn.workstation.ladder.judge import Answers, Judge
 from edgecnn.workstation.ladder.metric import fit_temperature, parse_metric
 from edgecnn.workstation.subject import Subject
 from edgecnn.workstation.tflite import to_flatbuffer, to_network
+from edgecnn.workstation.thresholds import points_of, thresholds_of
 from edgecnn.workstation.train import Progress, Scores
 
 
@@ -134,7 +135,7 @@ def keep_to(
         )
 
     def after(flat: bytes) -> Answers:
-        return Answers(before.targets, file_scores(flat, parent.heads, codes))
+        return replace(before, scores=file_scores(flat, parent.heads, codes))
 
     steps = ladder(
         lambda: to_network(parent, representative),
@@ -152,7 +153,7 @@ def keep_to(
     )
     best, own = climbed.best, after(climbed.best.flat)
     drop = best.drop
-    columns = zip(parent.heads, own.scores, own.targets, strict=True)
+    columns = zip(parent.heads, own.real.scores, own.real.targets, strict=True)
     return Kept(
         climb=timed(climbed, representative),
         precision="int16x8" if best.name == WIDENED else "int8",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +18,15 @@ from edgecnn.workstation.data.targets import Targets, targets_of
 from edgecnn.workstation.ladder.judge import Answers
 from edgecnn.workstation.subject import Subject
 from edgecnn.workstation.tflite import heads_in, to_flatbuffer
-from edgecnn.workstation.train import Scores, answers, labels_in, peaks_inside, read_split
-
-MOST_FALSE_ALARMS = 0.01
-"""Share of the val pictures without a label that may pass the threshold of few false alarms."""
-
-LEAST_RECALL = 0.95
-"""Share of the val pictures with a label that pass the threshold of high recall."""
+from edgecnn.workstation.thresholds import points_of, thresholds_of
+from edgecnn.workstation.train import (
+    Scores,
+    answers,
+    labels_in,
+    peaks_inside,
+    read_split,
+    with_judged_lookalikes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,20 @@ def check(flatbuffer: bytes, parent: Subject, dataset: Dataset | None) -> tuple[
     if dataset is None or "val" not in dataset.splits():
         return ()
     codes, before = answers_of(parent, dataset, "val")
-    own = file_scores(flatbuffer, parent.heads, codes)
+    after = replace(before, scores=file_scores(flatbuffer, parent.heads, codes))
     data = f"val of {dataset.name}"
-    columns = zip(parent.heads, before.targets, before.scores, own, strict=True)
-    return tuple(
-        check for column in columns for check in [_check_head(*column, data)] if check.file_top1.count
-    )
+    every = (_check_head(place, head, before, after, data) for place, head in enumerate(parent.heads))
+    return tuple(check for check in every if check.file_top1.count)
 
 
 def answers_of(parent: Subject, dataset: Dataset, name: str) -> tuple[Codes | Stack, Answers]:
-    """Read a split, and ask the model that is converted about it."""
-    if parent.card and parent.recipe:
-        split = read_split(dataset, name, parent.recipe, parent.heads, parent.model)
+    """Read a split, and ask the model that is converted about it; look-alikes come with val."""
+    if parent.card and (recipe := parent.recipe):
+        split, count = read_split(dataset, name, recipe, parent.heads, parent.model), 0
+        if name == "val":
+            split, count = with_judged_lookalikes(split, dataset, recipe, parent.heads)
         scores = map(_by_label, answers(parent.model, split.codes), parent.heads)
-        return split.codes, Answers(split.targets, tuple(scores))
+        return split.codes, Answers(split.targets, tuple(scores), count)
     # A model of somebody else may want its pictures in a way that only the float file knows.
     pictures = dataset.split(name)
     codes = codes_of(pictures, parent.input)
@@ -72,10 +73,12 @@ def answers_of(parent: Subject, dataset: Dataset, name: str) -> tuple[Codes | St
     return codes, Answers(targets, file_scores(to_flatbuffer(parent, "float32", None), parent.heads, codes))
 
 
-def _check_head(head: Head, targets: Targets, before: Scores, after: Scores, data: str) -> Check:
-    points = points_of(head, targets, after)
-    right = right_at(head, targets, before, thresholds_of([head], points_of(head, targets, before)))
-    own = right_at(head, targets, after, thresholds_of([head], points))
+def _check_head(place: int, head: Head, before: Answers, after: Answers, data: str) -> Check:
+    points, parent_points = (points_of(head, x.targets[place], x.scores[place]) for x in (after, before))
+    right, own = (
+        right_at(head, x.real.targets[place], x.real.scores[place], thresholds_of([head], chosen))
+        for x, chosen in ((before, parent_points), (after, points))
+    )
     low, high = wilson(int(own.sum()), len(own))
     share = float(own.mean()) if own.size else 0.0
     metric = "top1" if is_exclusive(head) else "peak in a box" if head.kind == "heatmap" else "all labels"
@@ -95,62 +98,6 @@ def right_at(
     if is_exclusive(head):
         return np.asarray(decided.argmax(axis=1) == labels_in(targets.values[rows], head))
     return np.asarray(((decided == (targets.values[rows] > 0.5)) | ~known[rows]).all(axis=1))
-
-
-def points_of(head: Head, targets: Targets, scores: Scores) -> dict[str, OperatingPoints]:
-    """Find where the thresholds of a sigmoid's labels could lie, on pictures of which the label is known."""
-    if head.kind != "sigmoid":
-        return {}
-    columns = {head.labels[1]: (0, 1)} if head.is_binary else {x: (i, i) for i, x in enumerate(head.labels)}
-    found = {}
-    for label, (column, place) in columns.items():
-        known = ~np.isnan(targets.values[:, column])
-        shown = targets.values[known, column] > 0.5
-        if shown.any() and not shown.all():
-            found[label] = operating_points(scores[known, place], shown)
-    return found
-
-
-def operating_points(scores: Scores, shown: NDArray[np.bool_]) -> OperatingPoints:
-    """Find the lowest threshold of few false alarms, and the highest that misses little.
-
-    Args:
-        scores: Of one label, shape (count,).
-        shown: Whether each picture shows it; some do and some do not.
-
-    Example:
-        >>> operating_points(np.float32([0.1, 0.3, 0.2, 0.9]), np.array([False, False, True, True]))
-        OperatingPoints(low_false_alarms=0.6, high_recall=0.2)
-    """
-    absent, present = np.sort(scores[~shown])[::-1], np.sort(scores[shown])[::-1]
-    loudest = float(absent[int(MOST_FALSE_ALARMS * len(absent))])
-    above = scores[scores > loudest]
-    # Half way up to the next score: the threshold does not stand on the very pictures that it was found by.
-    quiet = (loudest + float(above.min())) / 2 if above.size else 1.0
-    needed = int(np.ceil(LEAST_RECALL * len(present)))
-    # Rounded down: the picture that decides must itself pass.
-    return OperatingPoints(round(quiet, 6), math.floor(float(present[needed - 1]) * 1e6) / 1e6)
-
-
-def thresholds_of(heads: Sequence[Head], points: Mapping[str, OperatingPoints]) -> dict[str, float]:
-    """Choose the thresholds: few false alarms, because an alarm that cries wolf is switched off.
-
-    Where few false alarms and high recall go together, half way between both: other places are harder than
-    val, for one as for the other. Of two labels that exclude each other none is an alarm: there 0.5 makes the
-    fewest errors.
-    """
-    chosen = {}
-    for head in heads:
-        if head.is_binary:
-            chosen[head.labels[1]] = 0.5
-        elif head.kind == "sigmoid":
-            chosen |= {x: _default(points[x]) if x in points else 0.5 for x in head.labels}
-    return chosen
-
-
-def _default(points: OperatingPoints) -> float:
-    middle = (points.low_false_alarms + points.high_recall) / 2
-    return max(points.low_false_alarms, round(middle, 6))
 
 
 def file_scores(flatbuffer: bytes, heads: Sequence[Head], codes: Codes | Stack) -> tuple[Scores, ...]:

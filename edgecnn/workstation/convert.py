@@ -20,13 +20,14 @@ from edgecnn.runtime.interpreter import open_interpreter
 from edgecnn.targets.graph import Target
 from edgecnn.workstation import calibration, delivery, model_file
 from edgecnn.workstation.budget import Kept, judge_for, keep_to
-from edgecnn.workstation.check import Check, check, thresholds_of
+from edgecnn.workstation.check import Check, check
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.procedural import render_scene
 from edgecnn.workstation.quantize import quantization_aware
 from edgecnn.workstation.recipe import Recipe, folders_of
 from edgecnn.workstation.subject import Subject, read_subject
 from edgecnn.workstation.tflite import float_operators, heads_in, to_flatbuffer
+from edgecnn.workstation.thresholds import thresholds_of
 from edgecnn.workstation.train import Progress, read_training
 
 MOSAIC_PX = 8

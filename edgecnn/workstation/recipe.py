@@ -61,7 +61,8 @@ class ModelSpec:
         topology: Its name; ``layers`` builds what ``layers`` lists.
         width: Multiplier of the channels, of every topology but ``layers``.
         dropout: Share dropped before the last layer, where the topology has dropout.
-        normalization: Of AlexNet: its own ``lrn``, or ``batch_norm``, which int8 can hold.
+        normalization: Of AlexNet: ``batch_norm`` unless it is its own ``lrn``, which int8 cannot hold. Of
+            VGG-16: ``batch_norm``, or none as in the paper.
         dense_units: Of AlexNet's and VGG-16's two hidden dense layers; 4096 in the papers.
         layers: For ``topology = "layers"``, without the output layer, which follows from the labels.
     """
@@ -69,7 +70,7 @@ class ModelSpec:
     topology: Topology
     width: float = 1.0
     dropout: float = 0.2
-    normalization: Literal["lrn", "batch_norm"] = "batch_norm"
+    normalization: Literal["lrn", "batch_norm"] | None = None
     dense_units: int = 4096
     layers: tuple[Layer, ...] = ()
 
@@ -435,6 +436,11 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         raise RecipeError(
             '[[model.layers]] and topology = "layers" belong together; found only one of them.',
             fix='Set topology = "layers" and list the layers, or remove the list.',
+        )
+    if recipe.model.normalization == "lrn" and recipe.model.topology != "alexnet":
+        raise RecipeError(
+            f'normalization = "lrn" belongs to alexnet; found it with {recipe.model.topology}.',
+            fix='Use normalization = "batch_norm", or leave it out.',
         )
     if recipe.heads and (recipe.classes or recipe.head != "label"):
         raise RecipeError(

@@ -24,7 +24,6 @@ from edgecnn.runtime.predictor import load
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tf
-from edgecnn.workstation.check import operating_points, thresholds_of
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
@@ -32,6 +31,7 @@ from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, jo
 from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
+from edgecnn.workstation.thresholds import operating_points, thresholds_of
 from edgecnn.workstation.train import quality_of, train
 
 SIDE = 32
@@ -144,8 +144,9 @@ def test_the_int8_file_has_every_head_in_its_place_with_thresholds_found_on_val(
     assert {row.head for row in manifest.measured} == {"ground", "danger", "where"}
     assert set(manifest.operating_points) == {"fire", "smoke"}
     for label, found in manifest.operating_points.items():
-        half_way = round((found.low_false_alarms + found.high_recall) / 2, 6)
-        assert manifest.thresholds[label] == max(found.low_false_alarms, half_way)
+        odds = [score / (1 - score) for score in (found.low_false_alarms, found.high_recall)]
+        half_way = 1 / (1 + 1 / np.sqrt(np.prod(odds)))
+        assert manifest.thresholds[label] == pytest.approx(max(found.low_false_alarms, half_way), abs=1e-5)
     assert fire[0] > smoke[0]
     assert smoke[1] > fire[1]
     assert scores["fire"][0]["where"].ndim == 3

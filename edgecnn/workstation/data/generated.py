@@ -1,14 +1,15 @@
-"""Training pictures that edgecnn renders: what only looks like fire, and fire whose place is known."""
+"""Pictures that edgecnn renders for training: what only looks like fire, and fire whose place is known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.frame import Pixels, resize
+from edgecnn.core.frame import InputSpec, Pixels, resize
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.boxes import boxes_of
@@ -18,10 +19,15 @@ from edgecnn.workstation.data.lookalikes import lookalikes
 from edgecnn.workstation.data.picture import Picture, in_threads, listed
 from edgecnn.workstation.data.pipeline import Codes
 from edgecnn.workstation.data.targets import Targets, targets_of_generated
-from edgecnn.workstation.recipe import Recipe
+from edgecnn.workstation.recipe import Lookalikes, Recipe
 
 BACKGROUND_COUNT = 2000
 """Pictures that flames are put into, at most: they are held in memory."""
+
+JUDGED_COUNT = 600
+"""Look-alikes on val, at most: of 2,000 pictures without fire, nearly a third."""
+
+_JUDGED_SEEDS = 2**31  # where they begin: recipes count theirs from 0, and the stress set from 2**32
 
 Grid = tuple[int, int]
 
@@ -46,16 +52,35 @@ def generated(
         DataError: If there is no picture that flames can be put into.
     """
     if recipe.lookalikes.count:
-        yield _lookalikes(dataset, recipe, heads, grids)
+        yield _lookalikes(dataset, "train", recipe.lookalikes, recipe.input, heads, grids)
     if recipe.pasted.count:
         yield _pasted(dataset, recipe, heads, grids)
 
 
-def _lookalikes(
+def judged_lookalikes(
     dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
+) -> Made | None:
+    """Paint look-alikes into val pictures, for thresholds: scenery holds too few of what is met in life.
+
+    Returns:
+        Never a picture that is trained on or tested with; None where the recipe asks for no look-alikes.
+    """
+    own = recipe.lookalikes
+    if not own.count:
+        return None
+    wanted = replace(own, count=min(own.count, JUDGED_COUNT), seed=own.seed + _JUDGED_SEEDS)
+    return _lookalikes(dataset, "val", wanted, recipe.input, heads, grids)
+
+
+def _lookalikes(
+    dataset: Dataset,
+    split: str,
+    wanted: Lookalikes,
+    spec: InputSpec,
+    heads: Sequence[Head],
+    grids: Sequence[Grid | None],
 ) -> Made:
-    spec, wanted = recipe.input, recipe.lookalikes
-    over = _read(_backgrounds(dataset, wanted.onto, wanted.seed)) if wanted.onto else ()
+    over = _read(_backgrounds(dataset, split, wanted.onto, wanted.seed)) if wanted.onto else ()
     every = lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px, over)
     codes = np.stack([resize(pixels, spec) for pixels, _ in every])
     shown: list[tuple[str, ...]] = [() for _ in range(wanted.count)]
@@ -65,7 +90,7 @@ def _lookalikes(
 
 def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]) -> Made:
     spec, wanted = recipe.input, recipe.pasted
-    onto = _backgrounds(dataset, wanted.onto, wanted.seed)
+    onto = _backgrounds(dataset, "train", wanted.onto, wanted.seed)
     burning = _boxed_fires(dataset) if wanted.real else {}
     every = list(pasted(_read(onto), wanted.count, wanted.seed, _flames(burning)))
     codes = np.stack([resize(one.pixels, spec) for one in every])
@@ -74,11 +99,11 @@ def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequ
     return codes, tuple(targets_of_generated(shown, masks, *row, spec) for row in rows)
 
 
-def _backgrounds(dataset: Dataset, folders: Sequence[str], seed: int) -> list[Picture]:
-    found = [picture for picture in dataset.split("train") if picture.folder in folders]
+def _backgrounds(dataset: Dataset, split: str, folders: Sequence[str], seed: int) -> list[Picture]:
+    found = [picture for picture in dataset.split(split) if picture.folder in folders]
     if not found:
         raise DataError(
-            f"'{dataset.name}' has no training picture in {listed(folders)} to paint into.",
+            f"'{dataset.name}' has no {split} picture in {listed(folders)} to paint into.",
             fix="Correct onto in [lookalikes] and [pasted] of the recipe.",
         )
     chosen = np.random.default_rng(seed).permutation(len(found))[:BACKGROUND_COUNT]

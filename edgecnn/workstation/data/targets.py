@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -56,6 +56,10 @@ class Targets:
     def __len__(self) -> int:
         """Count the pictures."""
         return len(self.values)
+
+    def first(self, count: int) -> Targets:
+        """Give those of the first so many pictures."""
+        return replace(self, values=self.values[:count], mask_of=self.mask_of[:count])
 
     def mask(self, row: int) -> Mask | None:
         """Give the mask of a picture, if there is one."""

@@ -23,10 +23,21 @@ class Answers:
     Attributes:
         targets: The truth.
         scores: By label.
+        lookalike_count: Of the last pictures: rendered, to choose thresholds by; nothing is counted on them.
     """
 
     targets: tuple[Targets, ...]
     scores: tuple[Scores, ...]
+    lookalike_count: int = 0
+
+    @property
+    def real(self) -> Answers:
+        """Those about real pictures."""
+        count = len(self.scores[0]) - self.lookalike_count
+        return Answers(
+            tuple(targets.first(count) for targets in self.targets),
+            tuple(scores[:count] for scores in self.scores),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class Judge:
     def hits(self, answers: Answers, thresholds: Thresholds) -> NDArray[np.bool_]:
         """Say of each picture that counts whether the model is right; of a recall, those with the label."""
         number, column = place_of(self.metric, self.heads)
+        answers = answers.real
         head, targets, scores = self.heads[number], answers.targets[number], answers.scores[number]
         if self.metric.false_positive_rate is None:
             return self.right(head, targets, scores, thresholds)

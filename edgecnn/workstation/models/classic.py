@@ -81,11 +81,18 @@ def alexnet(
     return Trunk(_two_dense(blocks.flatten(x), dense_units, dropout), feature_map)
 
 
-def vgg16(x: Tensor, dense_units: int, dropout: float, width: float = 1.0) -> Trunk:
+def vgg16(
+    x: Tensor,
+    use_norm: bool,
+    dense_units: int,
+    dropout: float,
+    width: float = 1.0,
+) -> Trunk:
     """Build VGG-16: 13 convolutions of 3 x 3 in five blocks, three dense layers (the last is the head).
 
-    138,357,544 parameters at 224 x 224 and 1000 labels. Layers are named as in Keras's own VGG16, so
-    that its weights fit by name.
+    138,357,544 parameters at 224 x 224 and 1000 labels, as in the paper; layers are named as in Keras's own
+    VGG16 then, so that its weights fit by name. With ``use_norm``, batch normalization stands between every
+    convolution and its ReLU: a network so deep, started from random weights, learns much faster with it.
 
     Source:
         K. Simonyan, A. Zisserman, arXiv 1409.1556, table 1, configuration D.
@@ -93,7 +100,7 @@ def vgg16(x: Tensor, dense_units: int, dropout: float, width: float = 1.0) -> Tr
     for number, (filters, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], 1):
         for layer in range(1, depth + 1):
             name = f"block{number}_conv{layer}"
-            x = _conv_norm_relu(x, blocks.scaled(filters, width), 3, name, use_norm=False)
+            x = _conv_norm_relu(x, blocks.scaled(filters, width), 3, name, use_norm=use_norm)
         x = blocks.pool(x, "max", 2, 2, f"block{number}_pool")
     return Trunk(_two_dense(blocks.flatten(x), dense_units, dropout), x)
 

@@ -137,9 +137,9 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
         case "resnet8":
             return classic.resnet8(x, width)
         case "alexnet":
-            return classic.alexnet(x, model.normalization, model.dense_units, dropout, width)
+            return classic.alexnet(x, model.normalization or "batch_norm", model.dense_units, dropout, width)
         case "vgg16":
-            return classic.vgg16(x, model.dense_units, dropout, width)
+            return classic.vgg16(x, model.normalization == "batch_norm", model.dense_units, dropout, width)
         case "mobilenet_v1":
             return mobile.mobilenet_v1(x, width, dropout)
         case "mobilenet_v2":

@@ -22,6 +22,7 @@ SMALL = (
     ModelSpec("alexnet", width=0.1, dense_units=8),
     ModelSpec("alexnet", width=0.1, dense_units=8, normalization="lrn"),
     ModelSpec("vgg16", width=0.1, dense_units=8),
+    ModelSpec("vgg16", width=0.1, dense_units=8, normalization="batch_norm"),
     ModelSpec("mobilenet_v1", width=0.1),
     ModelSpec("mobilenet_v2", width=0.1),
     ModelSpec("layers", layers=(Layer("conv", filters=2), Layer("max_pool", kernel=2))),

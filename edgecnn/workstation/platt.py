@@ -1,0 +1,114 @@
+"""Scores of which 0.5 is the operating point: logits of the last layer, scaled and moved after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.core.prediction import Head
+from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.models.zoo import LOGITS
+from edgecnn.workstation.thresholds import Scores, default_of, logit_of, operating_points
+
+Floats = NDArray[np.float64]
+
+LOUDEST = log(254 / 2)
+"""Logit of 254/256: above it int8 tells no two scores apart, and several cells would be the strongest."""
+
+_STEPS = 25
+_HALVED = 0.5 ** np.arange(25)
+_TINY = 1e-7
+
+
+def calibrate(
+    model: Any, heads: Sequence[Head], scores: Sequence[Scores], targets: Sequence[Targets]
+) -> None:
+    """Move and scale the logits of labels that do not exclude each other; no order of scores changes.
+
+    Label smoothing and the share of pictures without fire decide where a network's scores lie: 0.1 may be
+    a clear fire. An alarm that starts at 0.7 must mean the same with every model. So the logit of the
+    default threshold becomes 0, and the slope is Platt's; a heatmap's is at most such that int8 tells its
+    strongest cells apart. Labels that exclude each other stay as they are, and so does one of which the
+    pictures do not say both that they show it and that they do not.
+
+    Args:
+        model: Built by ``models.zoo.build``; changed in place.
+        heads: Its answers.
+        scores: What each gives, on pictures that it was not trained on: shape (count, neurons), or
+            (count, rows, columns, labels).
+        targets: What each should give.
+
+    Source:
+        J. Platt, "Probabilistic Outputs for Support Vector Machines", 1999: slope by the least log loss, with
+        targets a little off 0 and 1; the offset is not his, which follows the share of fires on val.
+    """
+    for head, own, wanted in zip(heads, scores, targets, strict=True):
+        if head.kind == "softmax" or head.is_binary:
+            continue
+        lines = [
+            _line(own[..., column], wanted.values[:, column], head.kind == "heatmap")
+            for column in range(len(head.labels))
+        ]
+        _fold(model, head, np.array([slope for slope, _ in lines]), np.array([offset for _, offset in lines]))
+
+
+def platt_slope(logits: Floats, shown: NDArray[np.bool_]) -> float:
+    """Find by how much logits must be multiplied to be those of probabilities.
+
+    Args:
+        logits: Of one label, shape (count,).
+        shown: Whether each picture shows it; some do and some do not.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> logits = rng.normal(size=20_000)
+        >>> bool(abs(platt_slope(logits / 2, rng.random(20_000) < 1 / (1 + np.exp(-logits))) - 2) < 0.1)
+        True
+    """
+    present, absent = int(shown.sum()), int((~shown).sum())
+    wanted = np.where(shown, (present + 1) / (present + 2), 1 / (absent + 2))
+    spread = float(logits.std()) or 1.0
+    given = np.stack([(logits - logits.mean()) / spread, np.ones_like(logits)], axis=1)
+    line = np.array([0.0, log((present + 1) / (absent + 1))])
+    for _ in range(_STEPS):  # Newton's, halved until the loss falls
+        score = 1 / (1 + np.exp(-given @ line))
+        gradient = given.T @ (score - wanted)
+        curvature = (given * (score * (1 - score))[:, None]).T @ given + _TINY * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        loss, shares = _log_loss(given @ line, wanted), (share * step for share in _HALVED)
+        line = line - next((x for x in shares if _log_loss(given @ (line - x), wanted) < loss), 0 * step)
+    return float(line[0]) / spread
+
+
+def _log_loss(logits: Floats, wanted: Floats) -> float:
+    return float(np.sum(np.logaddexp(0, logits) - wanted * logits))
+
+
+def _line(scores: Scores, wanted: Scores, is_heatmap: bool) -> tuple[float, float]:
+    """Give slope and offset of a label's logit; a heatmap speaks by its strongest cell."""
+    known = ~np.isnan(wanted)
+    shown = wanted[known] > 0.5
+    loudest = scores.reshape(len(scores), -1).max(axis=1)[known]
+    if not shown.any() or shown.all():
+        return 1.0, 0.0
+    logits = logit_of(loudest)
+    # Where no score raises few enough false alarms, the threshold is 1, far above all of them.
+    threshold = float(min(logit_of(default_of(operating_points(loudest, shown))), logits.max()))
+    slope = platt_slope(logits, shown)
+    if is_heatmap:
+        slope = min(slope, LOUDEST / max(float(logits.max()) - threshold, _TINY))
+    # Below 0 a high score would speak against the label: it was not learned, and nothing here mends that.
+    return (slope, -slope * threshold) if slope > 0 else (1.0, 0.0)
+
+
+def _fold(model: Any, head: Head, slopes: Floats, offsets: Floats) -> None:
+    """Change the layers whose sum is a head's logits; one of them takes the offset."""
+    known = {layer.name: layer for layer in model.layers}
+    names = [f"{head.name}{part}{LOGITS}" for part in ("", "_coarse", "_fine")]
+    for place, layer in enumerate(known[name] for name in names if name in known):
+        kernel, bias = layer.get_weights()
+        layer.set_weights([kernel * slopes, bias * slopes + (0 if place else offsets)])

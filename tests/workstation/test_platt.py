@@ -1,0 +1,201 @@
+"""Scores after training: 0.5 is the operating point, and nothing else about them has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from test_heads import RECIPE_HEADS, write_world
+
+from edgecnn.core.frame import InputSpec
+from edgecnn.core.prediction import Head
+from edgecnn.workstation.check import answers_of, check
+from edgecnn.workstation.convert import convert
+from edgecnn.workstation.data.catalog import Dataset, open_dataset
+from edgecnn.workstation.data.generated import generated, judged_lookalikes
+from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.models.zoo import build
+from edgecnn.workstation.platt import LOUDEST, calibrate, platt_slope
+from edgecnn.workstation.recipe import Lookalikes, ModelSpec, folders_of, parse
+from edgecnn.workstation.subject import read_subject
+from edgecnn.workstation.thresholds import default_of, operating_points
+from edgecnn.workstation.train import answers, heads_of, train
+
+COUNT = 300
+DANGER = Head("danger", "sigmoid", ("fire", "smoke"), 0, independent=True)
+WHERE = Head("where", "heatmap", ("fire", "smoke"), 1)
+GROUND = Head("ground", "softmax", ("meadow", "sand"), 2)
+DAY = Head("day", "sigmoid", ("night", "day"), 3)
+HEADS = (DANGER, WHERE, GROUND, DAY)
+
+
+@pytest.fixture(scope="module")
+def asked() -> tuple[Any, np.ndarray, list[Targets]]:
+    """A network that saw nothing, pictures, and a truth that its scores are nearly right about."""
+    rng = np.random.default_rng(3)
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), HEADS)
+    for layer in model.layers:
+        if layer.name.startswith("where_") and layer.get_weights():
+            kernel, *bias = layer.get_weights()
+            layer.set_weights([rng.normal(0, 0.02, kernel.shape), *bias])
+    # Dark pictures and bright ones, so that the answers differ.
+    codes = (rng.integers(0, 256, (COUNT, 64, 64, 3)) * rng.random((COUNT, 1, 1, 1))).astype(np.uint8)
+    loudest = [scores.reshape(COUNT, -1, scores.shape[-1]).max(axis=1) for scores in answers(model, codes)]
+    nearly = [one + rng.normal(0, 0.2, one.shape) * one.std(axis=0) for one in loudest]
+    targets = [Targets((one > np.quantile(one, 0.8, axis=0)).astype(np.float32)) for one in nearly]
+    return model, codes, targets
+
+
+def calibrated(asked: tuple[Any, np.ndarray, list[Targets]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Give the scores before and after."""
+    model, codes, targets = asked
+    kept = model.get_weights()
+    before = answers(model, codes)
+    calibrate(model, HEADS, before, targets)
+    after = answers(model, codes)
+    model.set_weights(kept)
+    return list(before), list(after)
+
+
+def loudest_of(scores: np.ndarray, column: int) -> np.ndarray:
+    return np.asarray(scores[..., column].reshape(COUNT, -1).max(axis=1))
+
+
+def test_the_default_threshold_becomes_one_half(asked: tuple[Any, np.ndarray, list[Targets]]) -> None:
+    before, after = calibrated(asked)
+
+    for place in (0, 1):
+        for column in (0, 1):
+            shown = asked[2][place].values[:, column] > 0.5
+            old, new = (
+                default_of(operating_points(loudest_of(scores[place], column), shown))
+                for scores in (before, after)
+            )
+            assert abs(old - 0.5) > 0.01
+            assert new == pytest.approx(0.5, abs=2e-3)
+
+
+def test_the_order_of_the_scores_stays(asked: tuple[Any, np.ndarray, list[Targets]]) -> None:
+    for old, new in zip(*calibrated(asked), strict=True):
+        for column in range(old.shape[-1]):
+            by_old = np.argsort(old[..., column].ravel(), kind="stable")
+            assert np.diff(new[..., column].ravel()[by_old]).min() > -1e-5
+
+
+def test_a_heatmap_keeps_its_strongest_cells_apart_in_int8(
+    asked: tuple[Any, np.ndarray, list[Targets]],
+) -> None:
+    _, after = calibrated(asked)
+
+    assert after[1].max() <= 1 / (1 + np.exp(-LOUDEST)) + 1e-3
+
+
+def test_labels_that_exclude_each_other_stay_as_they_are(
+    asked: tuple[Any, np.ndarray, list[Targets]],
+) -> None:
+    before, after = calibrated(asked)
+
+    np.testing.assert_array_equal(before[2], after[2])
+    np.testing.assert_array_equal(before[3], after[3])
+
+
+def test_done_twice_it_changes_nothing_more(asked: tuple[Any, np.ndarray, list[Targets]]) -> None:
+    model, codes, targets = asked
+    kept = model.get_weights()
+    calibrate(model, HEADS, answers(model, codes), targets)
+    once = answers(model, codes)
+    calibrate(model, HEADS, once, targets)
+    twice = answers(model, codes)
+    model.set_weights(kept)
+
+    for first, second in zip(once, twice, strict=True):
+        np.testing.assert_allclose(first, second, atol=0.01)
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0, np.nan])
+def test_a_label_of_which_too_little_is_known_stays_as_it_is(
+    asked: tuple[Any, np.ndarray, list[Targets]], truth: float
+) -> None:
+    model, codes, targets = asked
+    values = targets[0].values.copy()
+    values[:, 1] = truth
+    kept = model.get_weights()
+    before = answers(model, codes)
+    calibrate(model, HEADS, before, [replace(targets[0], values=values), *targets[1:]])
+    after = answers(model, codes)
+    model.set_weights(kept)
+
+    np.testing.assert_allclose(before[0][:, 1], after[0][:, 1], atol=1e-6)
+    assert np.abs(before[0][:, 0] - after[0][:, 0]).max() > 0.01
+
+
+def test_the_slope_is_that_of_the_least_log_loss() -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(-2, 1.5, 900)
+    shown = rng.random(900) < 1 / (1 + np.exp(-(1.7 * logits + 1)))
+    wanted = np.where(shown, (shown.sum() + 1) / (shown.sum() + 2), 1 / ((~shown).sum() + 2))
+
+    def loss(line: np.ndarray) -> float:
+        given = line[0] * logits + line[1]
+        return float(np.mean(np.logaddexp(0, given) - wanted * given))
+
+    assert platt_slope(logits, shown) == pytest.approx(minimize(loss, [1.0, 0.0]).x[0], rel=1e-3)
+
+
+def test_the_slope_is_finite_where_a_score_tells_all_apart() -> None:
+    logits = np.array([-3.0, -2.0, 2.0, 3.0])
+
+    assert 0 < platt_slope(logits, logits > 0) < 20
+
+
+RECIPE = RECIPE_HEADS + '\n[lookalikes]\ncount = 20\nonto = ["meadow"]\n'
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(write_world(tmp_path_factory.mktemp("world")), folders_of(parse(RECIPE)))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(parse(RECIPE), RECIPE, dataset, tmp_path_factory.mktemp("run")).path
+
+
+def test_a_network_comes_from_training_with_its_operating_points_at_one_half(
+    trained: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    manifest = convert(trained, tmp_path / "m.tflite", "float32", dataset).bundle.manifest
+
+    assert manifest is not None
+    assert dict(manifest.thresholds) == pytest.approx({"fire": 0.5, "smoke": 0.5}, abs=0.1)
+
+
+def test_thresholds_are_chosen_with_lookalikes_and_accuracy_is_counted_without(
+    trained: Path, dataset: Dataset
+) -> None:
+    subject = read_subject(trained)
+    codes, found = answers_of(subject, dataset, "val")
+    real_count = len(dataset.split("val"))
+
+    assert (len(codes), found.lookalike_count) == (real_count + 20, 20)
+    assert [len(scores) for scores in found.scores] == [real_count + 20] * 3
+    assert [len(scores) for scores in found.real.scores] == [real_count] * 3
+    assert np.nanmax(found.targets[1].values[real_count:]) == 0
+    flat = convert(trained, trained.parent / "m.tflite", "float32", dataset).bundle.model
+    assert max(one.file_top1.count for one in check(flat, subject, dataset)) <= real_count
+
+
+def test_lookalikes_that_judge_are_none_that_were_learned(dataset: Dataset) -> None:
+    recipe = parse(RECIPE)
+    heads = heads_of(recipe, dataset)
+    grids = [None] * len(heads)
+    ((learned, _),) = generated(dataset, recipe, heads, grids)
+    made = judged_lookalikes(dataset, recipe, heads, grids)
+
+    assert made is not None
+    assert not {row.tobytes() for row in learned} & {row.tobytes() for row in made[0]}
+    assert judged_lookalikes(dataset, replace(recipe, lookalikes=Lookalikes()), heads, grids) is None
