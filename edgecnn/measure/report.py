@@ -388,7 +388,7 @@ def to_html(report: Report, thumbnails: Mapping[str, bytes] | None = None) -> st
 def _render(template: str, report: Report, **more: object) -> str:
     helpers = (
         percent, signed, gain, number, ms, times, size, that_have, that_occur, places_of, place_in_words,
-        alarm_in_words,
+        unknown_in_words, alarm_in_words,
     )  # fmt: skip
     return template_of(template, helpers).render(
         report=report,
@@ -453,6 +453,21 @@ def place_in_words(found: Place | None) -> str:
 def that_occur(per_label: Mapping[str, LabelAccuracy]) -> list[str]:
     """Choose the labels that a picture shows or was taken for."""
     return [label for label, found in per_label.items() if found.count or found.decided_count]
+
+
+def unknown_in_words(models: Sequence[ModelReport], head: str) -> list[str]:
+    """Say of each label how often it is seen in pictures of which nobody says whether they show it."""
+    labels = [label for label, found in models[0].accuracy[head].per_label.items() if found.unknown_count]
+    return [
+        f"In {number(models[0].accuracy[head].per_label[label].unknown_count)} pictures nobody says whether "
+        f"there is {label}: {', '.join(_seen(model, head, label) for model in models)}."
+        for label in labels
+    ]
+
+
+def _seen(model: ModelReport, head: str, label: str) -> str:
+    found = model.accuracy[head].per_label.get(label)
+    return f"{model.name} sees it in {percent(found.unknown_rate if found else None)}"
 
 
 def write(report: Report, folder: Path, thumbnails: Mapping[str, bytes] | None = None) -> Path:

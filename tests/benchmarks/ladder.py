@@ -11,7 +11,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,6 @@ from edgecnn.workstation.budget import judge_for
 from edgecnn.workstation.check import answers_of, file_scores
 from edgecnn.workstation.ladder.activations import scores_of
 from edgecnn.workstation.ladder.climb import climb, ladder, timed
-from edgecnn.workstation.ladder.judge import Answers
 from edgecnn.workstation.prune import open_data_of
 from edgecnn.workstation.subject import Subject, read_subject
 from edgecnn.workstation.tflite import to_flatbuffer, to_network
@@ -70,7 +69,7 @@ def real_trial(model: Path, data: Path, listed: Path) -> Trial:
 
     def drop(flat: bytes, split: str) -> Drop:
         codes, before = answers[split]
-        return judge.drop(before, Answers(before.targets, file_scores(flat, subject.heads, codes)))
+        return judge.drop(before, replace(before, scores=file_scores(flat, subject.heads, codes)))
 
     return Trial(model.parent.name, subject, calibration.codes_for(pictures, subject.input), drop)
 

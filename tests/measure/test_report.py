@@ -292,6 +292,19 @@ def test_markdown_tables_have_as_many_cells_in_every_row(report: Report) -> None
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
+def test_what_nobody_knows_is_told_beside_the_labels_and_only_where_there_is_such(report: Report) -> None:
+    model = report.models[0]
+    found = model.accuracy["pet"]
+    cat = replace(found.per_label["cat"], unknown_rate=0.5, unknown_count=4)
+    taught = replace(found, per_label={**found.per_label, "cat": cat})
+    unsure = replace(report, models=(replace(model, accuracy={"pet": taught}), *report.models[1:]))
+
+    for text in (to_markdown, lambda one: to_html(one, {})):
+        assert "In 4 pictures nobody says whether there is cat" in text(unsure)
+        assert f"{model.name} sees it in 50.0 %" in text(unsure)
+        assert "nobody says" not in text(report)
+
+
 def test_three_files_are_written_and_nothing_else_stays(report: Report, tmp_path: Path) -> None:
     html = write(report, tmp_path / "a" / "b")
     assert sorted(p.name for p in html.parent.iterdir()) == ["report.html", "report.json", "report.md"]
