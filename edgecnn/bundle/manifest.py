@@ -32,7 +32,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoints:
-    """Scores from which a label could count as seen; both were found on val, by the file itself.
+    """Scores from which a label could count as seen; the file itself found them on val.
+
+    Where its recipe trains with rendered look-alikes, others are among the pictures without the label.
 
     Attributes:
         low_false_alarms: The lowest that at most 1 % of the pictures without the label reach.

@@ -456,18 +456,17 @@ def that_occur(per_label: Mapping[str, LabelAccuracy]) -> list[str]:
 
 
 def unknown_in_words(models: Sequence[ModelReport], head: str) -> list[str]:
-    """Say of each label how often it is seen in pictures of which nobody says whether they show it."""
-    labels = [label for label, found in models[0].accuracy[head].per_label.items() if found.unknown_count]
+    """Say of each label how often it is seen in pictures whose folder does not say whether they show it."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for model in models:
+        for label, one in model.accuracy[head].per_label.items():
+            if one.unknown_count:
+                words = f"{model.name} sees it in {percent(one.unknown_rate)}"
+                found.setdefault((label, one.unknown_count), []).append(words)
     return [
-        f"In {number(models[0].accuracy[head].per_label[label].unknown_count)} pictures nobody says whether "
-        f"there is {label}: {', '.join(_seen(model, head, label) for model in models)}."
-        for label in labels
+        f"Of {number(count)} pictures the folder does not say whether there is {label}: {', '.join(words)}."
+        for (label, count), words in found.items()
     ]
-
-
-def _seen(model: ModelReport, head: str, label: str) -> str:
-    found = model.accuracy[head].per_label.get(label)
-    return f"{model.name} sees it in {percent(found.unknown_rate if found else None)}"
 
 
 def write(report: Report, folder: Path, thumbnails: Mapping[str, bytes] | None = None) -> Path:

@@ -25,7 +25,7 @@ from edgecnn.workstation.train import (
     labels_in,
     peaks_inside,
     read_split,
-    with_judged_lookalikes,
+    with_threshold_lookalikes,
 )
 
 
@@ -63,7 +63,7 @@ def answers_of(parent: Subject, dataset: Dataset, name: str) -> tuple[Codes | St
     if parent.card and (recipe := parent.recipe):
         split, count = read_split(dataset, name, recipe, parent.heads, parent.model), 0
         if name == "val":
-            split, count = with_judged_lookalikes(split, dataset, recipe, parent.heads)
+            split, count = with_threshold_lookalikes(split, dataset, recipe, parent.heads)
         scores = map(_by_label, answers(parent.model, split.codes), parent.heads)
         return split.codes, Answers(split.targets, tuple(scores), count)
     # A model of somebody else may want its pictures in a way that only the float file knows.

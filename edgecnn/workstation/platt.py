@@ -19,12 +19,16 @@ Floats = NDArray[np.float64]
 LOUDEST = log(254 / 2)
 """Logit of 254/256: above it int8 tells no two scores apart, and several cells would be the strongest."""
 
-_STEPS = 25
+STEEPEST = 20.0
+"""The most that logits are multiplied by: from scores that hardly differ nothing can be learned."""
+
+_STEPS = 25  # Newton's method needs about six
 _HALVED = 0.5 ** np.arange(25)
-_TINY = 1e-7
+_ALIKE = 1e-3  # logits
+_RIDGE = 1e-7  # keeps a curvature of nothing from being divided by
 
 
-def calibrate(
+def centre_scores(
     model: Any, heads: Sequence[Head], scores: Sequence[Scores], targets: Sequence[Targets]
 ) -> None:
     """Move and scale the logits of labels that do not exclude each other; no order of scores changes.
@@ -32,8 +36,10 @@ def calibrate(
     Label smoothing and the share of pictures without fire decide where a network's scores lie: 0.1 may be
     a clear fire. An alarm that starts at 0.7 must mean the same with every model. So the logit of the
     default threshold becomes 0, and the slope is Platt's; a heatmap's is at most such that int8 tells its
-    strongest cells apart. Labels that exclude each other stay as they are, and so does one of which the
-    pictures do not say both that they show it and that they do not.
+    strongest cells apart. Labels that exclude each other stay as they are. So does a label that was not
+    learned, its scores all alike or higher where it is absent, and one of which the pictures do not say
+    both that they show it and that they do not. Where more pictures without the label than the threshold
+    allows have the highest score of all, that score becomes 0.5.
 
     Args:
         model: Built by ``models.zoo.build``; changed in place.
@@ -77,7 +83,7 @@ def platt_slope(logits: Floats, shown: NDArray[np.bool_]) -> float:
     for _ in range(_STEPS):  # Newton's, halved until the loss falls
         score = 1 / (1 + np.exp(-given @ line))
         gradient = given.T @ (score - wanted)
-        curvature = (given * (score * (1 - score))[:, None]).T @ given + _TINY * np.eye(2)
+        curvature = (given * (score * (1 - score))[:, None]).T @ given + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         loss, shares = _log_loss(given @ line, wanted), (share * step for share in _HALVED)
         line = line - next((x for x in shares if _log_loss(given @ (line - x), wanted) < loss), 0 * step)
@@ -96,19 +102,20 @@ def _line(scores: Scores, wanted: Scores, is_heatmap: bool) -> tuple[float, floa
     if not shown.any() or shown.all():
         return 1.0, 0.0
     logits = logit_of(loudest)
+    if np.ptp(logits) < _ALIKE or (slope := platt_slope(logits, shown)) <= 0:
+        return 1.0, 0.0
     # Where no score raises few enough false alarms, the threshold is 1, far above all of them.
     threshold = float(min(logit_of(default_of(operating_points(loudest, shown))), logits.max()))
-    slope = platt_slope(logits, shown)
-    if is_heatmap:
-        slope = min(slope, LOUDEST / max(float(logits.max()) - threshold, _TINY))
-    # Below 0 a high score would speak against the label: it was not learned, and nothing here mends that.
-    return (slope, -slope * threshold) if slope > 0 else (1.0, 0.0)
+    reach = float(logits.max()) - threshold
+    steepest = min(STEEPEST, LOUDEST / reach) if is_heatmap and reach > 0 else STEEPEST
+    return min(slope, steepest), -min(slope, steepest) * threshold
 
 
 def _fold(model: Any, head: Head, slopes: Floats, offsets: Floats) -> None:
     """Change the layers whose sum is a head's logits; one of them takes the offset."""
-    known = {layer.name: layer for layer in model.layers}
-    names = [f"{head.name}{part}{LOGITS}" for part in ("", "_coarse", "_fine")]
-    for place, layer in enumerate(known[name] for name in names if name in known):
-        kernel, bias = layer.get_weights()
-        layer.set_weights([kernel * slopes, bias * slopes + (0 if place else offsets)])
+    every = {layer.name: layer for layer in model.layers}
+    coarse, fine = (f"{head.name}_{part}{LOGITS}" for part in ("coarse", "fine"))
+    is_sum = f"{head.name}_sum" in every
+    for place, name in enumerate((coarse, fine) if is_sum else (f"{head.name}{LOGITS}",)):
+        kernel, bias = every[name].get_weights()
+        every[name].set_weights([kernel * slopes, bias * slopes + (0 if place else offsets)])

@@ -20,6 +20,7 @@ from edgecnn.workstation.recipe import Recipe, folders_of, parse
 from edgecnn.workstation.train import (
     Progress,
     Split,
+    centre,
     compile_for,
     evaluate,
     make_optimizer,
@@ -124,6 +125,7 @@ def prune(
         progress,
     )
     pruned = tfmot().sparsity.keras.strip_pruning(wrapped)
+    centre(pruned, heads, validation, dataset, recipe)
     val_top1 = evaluate(pruned, heads, validation).top1
     model_file.save(pruned, out, replace(card, val_top1=val_top1))
     return Pruned(

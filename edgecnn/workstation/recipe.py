@@ -181,7 +181,7 @@ class HeadSpec:
 
 @dataclass(frozen=True, slots=True)
 class Lookalikes:
-    """Rendered training pictures of what only looks like fire or smoke.
+    """Rendered pictures of what only looks like fire or smoke; others of them are for the thresholds.
 
     Attributes:
         count: How many.
@@ -415,7 +415,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "augment.motion_px": (0, 100),
     "train.ema": (0, 0.999999),
     "lookalikes.count": (0, 1_000_000),
-    "lookalikes.seed": (0, 2**32 - 1),
+    "lookalikes.seed": (0, 2**31 - 1),
     "pasted.count": (0, 1_000_000),
     "pasted.seed": (0, 2**32 - 1),
     "distill.weight": (0, 1),
@@ -437,10 +437,12 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
             '[[model.layers]] and topology = "layers" belong together; found only one of them.',
             fix='Set topology = "layers" and list the layers, or remove the list.',
         )
-    if recipe.model.normalization == "lrn" and recipe.model.topology != "alexnet":
+    owners = {"lrn": ("alexnet",), "batch_norm": ("alexnet", "vgg16")}.get(recipe.model.normalization or "")
+    if owners and recipe.model.topology not in owners:
         raise RecipeError(
-            f'normalization = "lrn" belongs to alexnet; found it with {recipe.model.topology}.',
-            fix='Use normalization = "batch_norm", or leave it out.',
+            f'normalization = "{recipe.model.normalization}" belongs to {" and ".join(owners)}; '
+            f"found it with {recipe.model.topology}.",
+            fix="Leave normalization out.",
         )
     if recipe.heads and (recipe.classes or recipe.head != "label"):
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""Where the thresholds of labels that do not exclude each other lie, found on val."""
+"""Where the thresholds of labels that do not exclude each other lie: on val, and on rendered look-alikes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgecnn.workstation.data.targets import Targets
 Scores = NDArray[np.float32]
 
 MOST_FALSE_ALARMS = 0.01
-"""Share of the val pictures without a label that may pass the threshold of few false alarms."""
+"""Share of the pictures without a label, look-alikes among them, that may pass the first threshold."""
 
 LEAST_RECALL = 0.95
 """Share of the val pictures with a label that pass the threshold of high recall."""

@@ -21,14 +21,14 @@ from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.checkpoint import Epoch, RunState, keep, remove, restore, start
 from edgecnn.workstation.data.catalog import Dataset
-from edgecnn.workstation.data.generated import generated, judged_lookalikes
+from edgecnn.workstation.data.generated import generated, lookalikes_for_thresholds
 from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
 from edgecnn.workstation.data.targets import Targets, join, targets_of
 from edgecnn.workstation.losses import Loss, loss_for
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
-from edgecnn.workstation.platt import calibrate
+from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 from edgecnn.workstation.teachers import Teach, digests_of, open_teacher, teaching
 
@@ -155,8 +155,7 @@ def train(
             fix="Set train.epochs to at least 1.",
         )
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
-    judged, _ = with_judged_lookalikes(validation, dataset, recipe, heads)
-    calibrate(model, heads, answers(model, judged.codes), judged.targets)
+    centre(model, heads, validation, dataset, recipe)
     best = next(e for e in state.history if e.number == state.best)
     card = model_file.Card(
         text,
@@ -259,14 +258,30 @@ def with_generated(training: Split, dataset: Dataset, recipe: Recipe, heads: Seq
     return _joined([training, *(Split(*made) for made in generated(dataset, recipe, heads, grids))])
 
 
-def with_judged_lookalikes(
+def with_threshold_lookalikes(
     validation: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]
 ) -> tuple[Split, int]:
     """Add the look-alikes that thresholds are chosen with; give their number too."""
-    made = judged_lookalikes(dataset, recipe, heads, [target.grid for target in validation.targets])
+    made = lookalikes_for_thresholds(dataset, recipe, heads, [target.grid for target in validation.targets])
     if made is None:
         return validation, 0
     return _joined([validation, Split(*made)]), len(made[0])
+
+
+def centre(model: Any, heads: Sequence[Head], validation: Split, dataset: Dataset, recipe: Recipe) -> None:
+    """Let 0.5 be the operating point of every label that does not exclude the others; see ``platt``.
+
+    Args:
+        model: Trained; its last layers are changed in place.
+        heads: Its answers.
+        validation: The val split.
+        dataset: Whose val pictures look-alikes are painted into.
+        recipe: Says whether there are any.
+    """
+    if all(is_exclusive(head) for head in heads):
+        return
+    split, _ = with_threshold_lookalikes(validation, dataset, recipe, heads)
+    centre_scores(model, heads, answers(model, split.codes), split.targets)
 
 
 def _joined(parts: Sequence[Split]) -> Split:

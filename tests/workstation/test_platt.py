@@ -16,13 +16,15 @@ from edgecnn.core.prediction import Head
 from edgecnn.workstation.check import answers_of, check
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
-from edgecnn.workstation.data.generated import generated, judged_lookalikes
+from edgecnn.workstation.data.generated import generated, lookalikes_for_thresholds
 from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.ladder.judge import Answers, Judge
+from edgecnn.workstation.ladder.metric import parse_metric
 from edgecnn.workstation.models.zoo import build
-from edgecnn.workstation.platt import LOUDEST, calibrate, platt_slope
+from edgecnn.workstation.platt import LOUDEST, centre_scores, platt_slope
 from edgecnn.workstation.recipe import Lookalikes, ModelSpec, folders_of, parse
 from edgecnn.workstation.subject import read_subject
-from edgecnn.workstation.thresholds import default_of, operating_points
+from edgecnn.workstation.thresholds import default_of, operating_points, points_of, thresholds_of
 from edgecnn.workstation.train import answers, heads_of, train
 
 COUNT = 300
@@ -50,12 +52,12 @@ def asked() -> tuple[Any, np.ndarray, list[Targets]]:
     return model, codes, targets
 
 
-def calibrated(asked: tuple[Any, np.ndarray, list[Targets]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def centred(asked: tuple[Any, np.ndarray, list[Targets]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Give the scores before and after."""
     model, codes, targets = asked
     kept = model.get_weights()
     before = answers(model, codes)
-    calibrate(model, HEADS, before, targets)
+    centre_scores(model, HEADS, before, targets)
     after = answers(model, codes)
     model.set_weights(kept)
     return list(before), list(after)
@@ -66,7 +68,7 @@ def loudest_of(scores: np.ndarray, column: int) -> np.ndarray:
 
 
 def test_the_default_threshold_becomes_one_half(asked: tuple[Any, np.ndarray, list[Targets]]) -> None:
-    before, after = calibrated(asked)
+    before, after = centred(asked)
 
     for place in (0, 1):
         for column in (0, 1):
@@ -80,7 +82,7 @@ def test_the_default_threshold_becomes_one_half(asked: tuple[Any, np.ndarray, li
 
 
 def test_the_order_of_the_scores_stays(asked: tuple[Any, np.ndarray, list[Targets]]) -> None:
-    for old, new in zip(*calibrated(asked), strict=True):
+    for old, new in zip(*centred(asked), strict=True):
         for column in range(old.shape[-1]):
             by_old = np.argsort(old[..., column].ravel(), kind="stable")
             assert np.diff(new[..., column].ravel()[by_old]).min() > -1e-5
@@ -89,7 +91,7 @@ def test_the_order_of_the_scores_stays(asked: tuple[Any, np.ndarray, list[Target
 def test_a_heatmap_keeps_its_strongest_cells_apart_in_int8(
     asked: tuple[Any, np.ndarray, list[Targets]],
 ) -> None:
-    _, after = calibrated(asked)
+    _, after = centred(asked)
 
     assert after[1].max() <= 1 / (1 + np.exp(-LOUDEST)) + 1e-3
 
@@ -97,7 +99,7 @@ def test_a_heatmap_keeps_its_strongest_cells_apart_in_int8(
 def test_labels_that_exclude_each_other_stay_as_they_are(
     asked: tuple[Any, np.ndarray, list[Targets]],
 ) -> None:
-    before, after = calibrated(asked)
+    before, after = centred(asked)
 
     np.testing.assert_array_equal(before[2], after[2])
     np.testing.assert_array_equal(before[3], after[3])
@@ -106,9 +108,9 @@ def test_labels_that_exclude_each_other_stay_as_they_are(
 def test_done_twice_it_changes_nothing_more(asked: tuple[Any, np.ndarray, list[Targets]]) -> None:
     model, codes, targets = asked
     kept = model.get_weights()
-    calibrate(model, HEADS, answers(model, codes), targets)
+    centre_scores(model, HEADS, answers(model, codes), targets)
     once = answers(model, codes)
-    calibrate(model, HEADS, once, targets)
+    centre_scores(model, HEADS, once, targets)
     twice = answers(model, codes)
     model.set_weights(kept)
 
@@ -125,7 +127,7 @@ def test_a_label_of_which_too_little_is_known_stays_as_it_is(
     values[:, 1] = truth
     kept = model.get_weights()
     before = answers(model, codes)
-    calibrate(model, HEADS, before, [replace(targets[0], values=values), *targets[1:]])
+    centre_scores(model, HEADS, before, [replace(targets[0], values=values), *targets[1:]])
     after = answers(model, codes)
     model.set_weights(kept)
 
@@ -171,10 +173,11 @@ def test_a_network_comes_from_training_with_its_operating_points_at_one_half(
     manifest = convert(trained, tmp_path / "m.tflite", "float32", dataset).bundle.manifest
 
     assert manifest is not None
+    assert set(manifest.operating_points) == {"fire", "smoke"}
     assert dict(manifest.thresholds) == pytest.approx({"fire": 0.5, "smoke": 0.5}, abs=0.1)
 
 
-def test_thresholds_are_chosen_with_lookalikes_and_accuracy_is_counted_without(
+def test_lookalikes_come_with_val_and_accuracy_is_counted_without_them(
     trained: Path, dataset: Dataset
 ) -> None:
     subject = read_subject(trained)
@@ -189,13 +192,86 @@ def test_thresholds_are_chosen_with_lookalikes_and_accuracy_is_counted_without(
     assert max(one.file_top1.count for one in check(flat, subject, dataset)) <= real_count
 
 
-def test_lookalikes_that_judge_are_none_that_were_learned(dataset: Dataset) -> None:
-    recipe = parse(RECIPE)
+def test_lookalikes_for_thresholds_are_none_that_were_learned(dataset: Dataset) -> None:
+    # Into rendered scenery, which is the same for all: only the seed tells them apart.
+    recipe = replace(parse(RECIPE), lookalikes=Lookalikes(count=20))
     heads = heads_of(recipe, dataset)
     grids = [None] * len(heads)
     ((learned, _),) = generated(dataset, recipe, heads, grids)
-    made = judged_lookalikes(dataset, recipe, heads, grids)
+    made = lookalikes_for_thresholds(dataset, recipe, heads, grids)
 
     assert made is not None
+    assert len(made[0]) == 20
     assert not {row.tobytes() for row in learned} & {row.tobytes() for row in made[0]}
-    assert judged_lookalikes(dataset, replace(recipe, lookalikes=Lookalikes()), heads, grids) is None
+    assert lookalikes_for_thresholds(dataset, replace(recipe, lookalikes=Lookalikes()), heads, grids) is None
+
+
+def test_lookalikes_for_thresholds_are_painted_into_val_and_into_scenery_where_it_has_no_such(
+    dataset: Dataset,
+) -> None:
+    recipe = parse(RECIPE)
+    heads = heads_of(recipe, dataset)
+    without = {
+        split: replace(
+            dataset,
+            pictures=tuple(p for p in dataset.pictures if (p.split, p.folder) != (split, "meadow")),
+        )
+        for split in ("train", "val")
+    }
+    whole, no_train, no_val = (
+        lookalikes_for_thresholds(data, recipe, heads, [None] * len(heads))
+        for data in (dataset, without["train"], without["val"])
+    )
+
+    assert whole is not None
+    assert no_train is not None
+    assert no_val is not None
+    np.testing.assert_array_equal(whole[0], no_train[0])
+    assert np.any(whole[0] != no_val[0])
+
+
+def test_lookalikes_raise_the_threshold_of_few_false_alarms_but_not_a_rate_that_was_asked_for() -> None:
+    shown = np.arange(200) >= 100
+    scores = np.where(shown, 0.9, 0.1)[:, None].repeat(2, axis=1).astype(np.float32)
+    truth = np.stack([shown, shown], axis=1).astype(np.float32)
+    decoys = np.full((40, 2), 0.8, np.float32)
+    answered = Answers(
+        (Targets(np.concatenate([truth, np.zeros((40, 2), np.float32)])),),
+        (np.concatenate([scores, decoys]),),
+        lookalike_count=40,
+    )
+
+    def choose(head: Head, targets: Targets, found: np.ndarray) -> dict[str, float]:
+        return thresholds_of([head], points_of(head, targets, found))
+
+    by_rule, by_rate = (
+        Judge(parse_metric(text), (DANGER,), choose, lambda *_: np.zeros(0, bool)).thresholds(answered)
+        for text in ("top1", "fire:recall@fpr=0.01")
+    )
+
+    assert by_rule["fire"] > 0.8
+    assert by_rate["fire"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("count", [100, 201, 300])
+def test_a_heatmap_that_was_not_learned_stays_as_it_is(count: int) -> None:
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), [WHERE])
+    codes = np.random.default_rng(count).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+    before = answers(model, codes)
+    centre_scores(model, [WHERE], before, [Targets(np.float32([[i % 3 == 0, i % 2] for i in range(count)]))])
+
+    np.testing.assert_allclose(answers(model, codes)[0], before[0], atol=1e-6)
+
+
+def test_another_head_whose_name_begins_alike_is_left_alone() -> None:
+    heads = (DANGER, Head("danger_fine", "softmax", ("a", "b", "c"), 1))
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(32, 32), heads)
+    codes = np.random.default_rng(1).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    before = answers(model, codes)
+    shown = before[0] > np.median(before[0], axis=0)
+    other = Targets(np.eye(3, dtype=np.float32)[np.arange(60) % 3])
+    centre_scores(model, heads, before, [Targets(shown.astype(np.float32)), other])
+    after = answers(model, codes)
+
+    np.testing.assert_array_equal(before[1], after[1])
+    assert np.abs(before[0] - after[0]).max() > 0.05

@@ -60,6 +60,8 @@ def test_a_misspelt_key_is_named_with_the_nearest_valid_one(broken: str, fix: st
         SMALL + "[augment]\nblur_px = nan",
         SMALL.replace('"lenet"', '"lenet"\ndropout = 1.5'),
         SMALL.replace('"lenet"', '"layers"'),
+        SMALL.replace('"lenet"', '"vgg16"\nnormalization = "lrn"'),
+        SMALL.replace('"lenet"', '"lenet"\nnormalization = "batch_norm"'),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(broken: str) -> None:

@@ -20,7 +20,7 @@ from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import listed, summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
-from edgecnn.workstation.train import Progress, Split, evaluate, read_split, read_training
+from edgecnn.workstation.train import Progress, Split, centre, evaluate, read_split, read_training
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""
@@ -132,6 +132,7 @@ def shrink(
         best = KeepBest(heads, validation, progress)
         fine_tune(model, heads, training, recipe, round_epochs, rate, [best], progress, retarget)
         best.restore()
+    centre(model, heads, validation, dataset, recipe)
     val_top1 = evaluate(model, heads, validation).top1
     parent_val_top1 = evaluate(parent, heads, validation).top1
     model_file.save(model, out, replace(card, val_top1=val_top1))

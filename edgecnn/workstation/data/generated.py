@@ -24,10 +24,10 @@ from edgecnn.workstation.recipe import Lookalikes, Recipe
 BACKGROUND_COUNT = 2000
 """Pictures that flames are put into, at most: they are held in memory."""
 
-JUDGED_COUNT = 600
-"""Look-alikes on val, at most: of 2,000 pictures without fire, nearly a third."""
+ON_VAL_COUNT = 600
+"""Look-alikes on val, at most; as many as a quarter of the val pictures that the models that ship have."""
 
-_JUDGED_SEEDS = 2**31  # where they begin: recipes count theirs from 0, and the stress set from 2**32
+_ON_VAL_SEEDS = 2**31  # where they begin: recipes count theirs from 0, and the stress set from 2**32
 
 Grid = tuple[int, int]
 
@@ -57,18 +57,20 @@ def generated(
         yield _pasted(dataset, recipe, heads, grids)
 
 
-def judged_lookalikes(
+def lookalikes_for_thresholds(
     dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
 ) -> Made | None:
     """Paint look-alikes into val pictures, for thresholds: scenery holds too few of what is met in life.
 
     Returns:
-        Never a picture that is trained on or tested with; None where the recipe asks for no look-alikes.
+        Never a picture that is trained on or tested with; over rendered scenery where val has no picture of
+        the folders that the recipe paints into; None where the recipe asks for no look-alikes.
     """
     own = recipe.lookalikes
     if not own.count:
         return None
-    wanted = replace(own, count=min(own.count, JUDGED_COUNT), seed=own.seed + _JUDGED_SEEDS)
+    onto = own.onto if any(picture.folder in own.onto for picture in dataset.split("val")) else ()
+    wanted = replace(own, count=min(own.count, ON_VAL_COUNT), seed=own.seed + _ON_VAL_SEEDS, onto=onto)
     return _lookalikes(dataset, "val", wanted, recipe.input, heads, grids)
 
 

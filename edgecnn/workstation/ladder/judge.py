@@ -23,7 +23,8 @@ class Answers:
     Attributes:
         targets: The truth.
         scores: By label.
-        lookalike_count: Of the last pictures: rendered, to choose thresholds by; nothing is counted on them.
+        lookalike_count: Of the last pictures: rendered, for the thresholds that a file gets; nothing is
+            counted on them.
     """
 
     targets: tuple[Targets, ...]
@@ -66,14 +67,15 @@ class Judge:
         return self.heads[place_of(self.metric, self.heads)[0]]
 
     def thresholds(self, val: Answers) -> dict[str, float]:
-        """Choose the thresholds of the judged head by scores on val."""
+        """Choose the thresholds of the judged head on val; a rate that was asked for is of real pictures."""
         number, column = place_of(self.metric, self.heads)
         head, targets, scores = self.heads[number], val.targets[number], val.scores[number]
         found = dict(self.choose(head, targets, scores))
         if self.metric.false_positive_rate is not None:
-            known, shown = self._truth(targets)
+            own, truth = val.real.scores[number], val.real.targets[number]
+            known, shown = self._truth(truth)
             rate = self.metric.false_positive_rate
-            found[head.labels[column]] = threshold_at(scores[known, column], shown[known], rate)
+            found[head.labels[column]] = threshold_at(own[known, column], shown[known], rate)
         return found
 
     def hits(self, answers: Answers, thresholds: Thresholds) -> NDArray[np.bool_]:
