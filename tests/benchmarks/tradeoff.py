@@ -27,7 +27,8 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
     """Draw one point a model, with the 95 % interval of its accuracy; time runs on a logarithmic scale."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for model in models:
+    shown = set()
+    for model, name in zip(models, short_names(models), strict=True):
         found, took = model.accuracy[head], model.latency
         assert took is not None
         colour = COLOURS.get(model.precision, "#b06a00")
@@ -40,11 +41,11 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
             color=colour,
             capsize=2,
             alpha=0.9,
+            label=None if model.precision in shown else model.precision,
         )
+        shown.add(model.precision)
         above_px = 3 if model.precision == "int8" else -11  # an int8 and a float one may lie side by side
-        axes.annotate(
-            model.name, (took.p50_ms, middle), (6, above_px), textcoords="offset points", fontsize=8
-        )
+        axes.annotate(name, (took.p50_ms, middle), (6, above_px), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -53,7 +54,16 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
     axes.set(xlabel="p50 from pixels to scores, ms", ylabel=f"% of pictures decided right, {head}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
     figure.savefig(path, metadata={"Date": None})
+
+
+def short_names(models: Sequence[ModelReport]) -> list[str]:
+    """Leave out the precision, which the colour says, and what all names begin with: ``scenes-96`` is 96."""
+    names = [model.name.removesuffix(f" {model.precision}") for model in models]
+    first, dash, _ = names[0].rpartition("-")
+    is_shared = all(name.startswith(first + dash) for name in names)
+    return [name.removeprefix(first + dash) if is_shared else name for name in names]
 
 
 def table(report: Report, models: Sequence[ModelReport], head: str) -> str:
