@@ -81,6 +81,16 @@ def test_every_frame_size_of_the_camera_shrinks_to_the_very_bytes_that_the_model
     np.testing.assert_array_equal(shrunk(vision, pixels, spec), resize(pixels, spec))
 
 
+@pytest.mark.parametrize("side", [49, 98, 103])
+def test_a_whole_ratio_that_opencv_does_not_find_whole_is_summed_as_opencv_does(
+    vision: Any, side: int
+) -> None:
+    for seed in range(20):  # sums that end in a half are rounded by their last bit
+        pixels = noise(128, side, seed)
+        spec = InputSpec(128, 1, 1)
+        np.testing.assert_array_equal(shrunk(vision, pixels, spec), resize(pixels, spec))
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_frame_shrinks_to_the_same_bytes(vision: Any, data: st.DataObject) -> None:

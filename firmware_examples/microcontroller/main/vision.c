@@ -1,5 +1,6 @@
 #include "vision.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,11 @@ static void to_luma(uint8_t *rgb, int width_px) {
   }
 }
 
+/* How many source pixels one pixel of the result is wide. OpenCV divides twice: 49 and 98 do not come back whole. */
+static double scale_of(int source_px, int result_px) { return 1.0 / ((double)result_px / source_px); }
+
+static bool is_whole(double scale) { return fabs(scale - rint(scale)) < DBL_EPSILON; }
+
 /* The source pixels that one pixel of the result covers, and what each of them counts.
  * Source: OpenCV, resize.cpp, computeResizeAreaTab(). */
 typedef struct {
@@ -41,7 +47,7 @@ typedef struct {
 } span;
 
 static span span_of(int index, int source_px, int result_px) {
-  const double scale = (double)source_px / result_px;
+  const double scale = scale_of(source_px, result_px);
   const double from = index * scale, to = from + scale;
   const double cell = fmin(scale, source_px - from);
   int end = (int)floor(to), start = (int)ceil(from);
@@ -146,7 +152,7 @@ static bool shrink(const uint8_t *frame, int source_height_px, int source_width_
   const bool has_room = b.pixels && b.spans && b.shrunk && b.sum;
   if (has_room) {
     for (int x = 0; x < width_px; x++) b.spans[x] = span_of(x, source_width_px, width_px);
-    if (source_height_px % height_px == 0 && source_width_px % width_px == 0) {
+    if (is_whole(scale_of(source_height_px, height_px)) && is_whole(scale_of(source_width_px, width_px))) {
       shrink_by_blocks(&b, source_height_px / height_px, source_width_px / width_px, height_px, out, stride);
     } else {
       shrink_by_area(&b, source_height_px, height_px, out, stride);
