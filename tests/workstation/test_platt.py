@@ -127,11 +127,7 @@ def test_a_label_of_which_too_little_is_known_stays_as_it_is(
     model, codes, targets = asked
     values = targets[0].values.copy()
     values[:, 1] = truth
-    kept = model.get_weights()
-    before = answers(model, codes)
-    centre_scores(model, HEADS, before, [replace(targets[0], values=values), *targets[1:]])
-    after = answers(model, codes)
-    model.set_weights(kept)
+    before, after = centred((model, codes, [replace(targets[0], values=values), *targets[1:]]))
 
     np.testing.assert_allclose(before[0][:, 1], after[0][:, 1], atol=1e-6)
     assert np.abs(before[0][:, 0] - after[0][:, 0]).max() > 0.01

@@ -57,6 +57,11 @@ def generated(
         yield _pasted(dataset, recipe, heads, grids)
 
 
+def threshold_count(recipe: Recipe) -> int:
+    """Say how many look-alikes a recipe's thresholds are found with."""
+    return min(recipe.lookalikes.count, ON_VAL_COUNT)
+
+
 def lookalikes_for_thresholds(
     dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]
 ) -> Made | None:
@@ -66,11 +71,11 @@ def lookalikes_for_thresholds(
         Never a picture that is trained on or tested with; over rendered scenery where val has no picture of
         the folders that the recipe paints into; None where the recipe asks for no look-alikes.
     """
-    own = recipe.lookalikes
-    if not own.count:
+    own, count = recipe.lookalikes, threshold_count(recipe)
+    if not count:
         return None
     onto = own.onto if any(picture.folder in own.onto for picture in dataset.split("val")) else ()
-    wanted = replace(own, count=min(own.count, ON_VAL_COUNT), seed=own.seed + _ON_VAL_SEEDS, onto=onto)
+    wanted = replace(own, count=count, seed=own.seed + _ON_VAL_SEEDS, onto=onto)
     return _lookalikes(dataset, "val", wanted, recipe.input, heads, grids)
 
 
