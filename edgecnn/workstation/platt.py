@@ -112,10 +112,7 @@ def _line(scores: Scores, wanted: Scores, is_heatmap: bool) -> tuple[float, floa
 
 
 def _fold(model: Any, head: Head, slopes: Floats, offsets: Floats) -> None:
-    """Change the layers whose sum is a head's logits; one of them takes the offset."""
-    every = {layer.name: layer for layer in model.layers}
-    coarse, fine = (f"{head.name}_{part}{LOGITS}" for part in ("coarse", "fine"))
-    is_sum = f"{head.name}_sum" in every
-    for place, name in enumerate((coarse, fine) if is_sum else (f"{head.name}{LOGITS}",)):
-        kernel, bias = every[name].get_weights()
-        every[name].set_weights([kernel * slopes, bias * slopes + (0 if place else offsets)])
+    """Change the last layer of a head."""
+    layer = model.get_layer(f"{head.name}{LOGITS}")
+    kernel, bias = layer.get_weights()
+    layer.set_weights([kernel * slopes, bias * slopes + offsets])

@@ -151,33 +151,14 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
 def _answer(trunk: Trunk, head: Head) -> Tensor:
     name = f"{head.name}{LOGITS}"
     if head.kind == "heatmap":
-        logits = _heatmap(trunk, head, name)
+        # Its kernel starts from 0, so that an untrained heatmap pulls at no pretrained trunk; a bias of -3
+        # is a score of 0.05: most cells are empty.
+        start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
+        logits = keras.layers.Conv2D(head.neuron_count, 1, name=name, **start)(trunk.feature_map)
     else:
         logits = keras.layers.Dense(head.neuron_count, name=name)(trunk.flat)
     kind = "softmax" if head.kind == "softmax" else "sigmoid"
     return keras.layers.Activation(kind, name=head.name)(logits)
-
-
-def _heatmap(trunk: Trunk, head: Head, name: str) -> Tensor:
-    """Judge each cell by the last feature map, and by the finer one before it where the network has one.
-
-    The kernels start from 0, so that an untrained heatmap pulls at no pretrained trunk; the bias says
-    that most cells are empty.
-
-    Source: the sum of a coarse and a finer score of J. Long et al., "Fully Convolutional Networks for
-    Semantic Segmentation", CVPR 2015, figure 3.
-    """
-    # A bias of -3 is a score of 0.05.
-    start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
-    coarse, fine = trunk.feature_map, trunk.fine_map
-    if fine is None or [2 * side for side in coarse.shape[1:3]] != list(fine.shape[1:3]):
-        return keras.layers.Conv2D(head.neuron_count, 1, name=name, **start)(coarse)
-    seen = keras.layers.Conv2D(head.neuron_count, 1, name=f"{head.name}_coarse{LOGITS}", **start)(coarse)
-    spread = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"{head.name}_spread")(seen)
-    near = keras.layers.Conv2D(
-        head.neuron_count, 1, kernel_initializer="zeros", name=f"{head.name}_fine{LOGITS}"
-    )(fine)
-    return keras.layers.Add(name=f"{head.name}_sum")([spread, near])
 
 
 def _rows(model: Any) -> Iterator[LayerRow]:
