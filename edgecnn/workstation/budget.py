@@ -50,6 +50,7 @@ class Kept:
         thresholds: By label of the judged head, refitted on val.
         temperatures: By head, likewise.
         budget: For the manifest.
+        on_val: What the model and the chosen file say of val.
         final: The chosen file on test, which chose nothing; None without such a split.
     """
 
@@ -58,6 +59,7 @@ class Kept:
     thresholds: dict[str, float]
     temperatures: dict[str, float]
     budget: Budget
+    on_val: tuple[Answers, Answers]
     final: Final | None
 
     def on(self, manifest: Manifest) -> Manifest:
@@ -164,6 +166,7 @@ def keep_to(
             if head.kind != "heatmap"
         },
         budget=Budget(best.name, str(judge.metric), max_drop_pp, drop.drop_pp, drop.low_pp, drop.high_pp),
+        on_val=(before, own),
         final=_final(best.flat, parent, dataset, judge, (before, own)),
     )
 

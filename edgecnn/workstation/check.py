@@ -47,15 +47,31 @@ class Check:
     points: Mapping[str, OperatingPoints] = field(default_factory=dict)
 
 
-def check(flatbuffer: bytes, parent: Subject, dataset: Dataset | None) -> tuple[Check, ...]:
-    """Compare the file with its parent on val, head by head; without val pictures there is no check."""
+def check(
+    flatbuffer: bytes,
+    parent: Subject,
+    dataset: Dataset | None,
+    on_val: tuple[Answers, Answers] | None = None,
+) -> tuple[Check, ...]:
+    """Compare the file with its parent on val, head by head; without val pictures there is no check.
+
+    Args:
+        flatbuffer: The file.
+        parent: What it was made from.
+        dataset: With val.
+        on_val: What parent and file say of val, where both were asked before.
+    """
     if dataset is None or "val" not in dataset.splits():
         return ()
-    codes, before = answers_of(parent, dataset, "val")
-    after = replace(before, scores=file_scores(flatbuffer, parent.heads, codes))
+    before, after = on_val or _ask_both(flatbuffer, parent, dataset)
     data = f"val of {dataset.name}"
     every = (_check_head(place, head, before, after, data) for place, head in enumerate(parent.heads))
     return tuple(check for check in every if check.file_top1.count)
+
+
+def _ask_both(flatbuffer: bytes, parent: Subject, dataset: Dataset) -> tuple[Answers, Answers]:
+    codes, before = answers_of(parent, dataset, "val")
+    return before, replace(before, scores=file_scores(flatbuffer, parent.heads, codes))
 
 
 def answers_of(parent: Subject, dataset: Dataset, name: str) -> tuple[Codes | Stack, Answers]:
