@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecnn.core.place import lies_in, peak_of
 from edgecnn.core.prediction import Head, head_for
-from edgecnn.errors import ModelError
+from edgecnn.errors import DataError, ModelError
 from edgecnn.measure.accuracy import auc, decide, is_exclusive
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
@@ -138,7 +138,7 @@ def train(
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(opened, model, heads, recipe.distill) if opened else None
     learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
-    step = make_step(learner, weights_of(recipe, heads), losses, optimizer, averages, teach)
+    step = make_step(learner, heads, weights_of(recipe, heads), losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
@@ -243,13 +243,29 @@ def read_training(
     """Read what a model learns from: the train split, and the pictures that the recipe has rendered.
 
     What is fine-tuned later needs the rendered ones again: it would unlearn what only they taught.
+
+    Raises:
+        DataError: If a heatmap could not learn where something is.
     """
     training = read_split(dataset, "train", recipe, heads, model)
     made = recipe.lookalikes.count + recipe.pasted.count
-    if not made:
-        return training
-    progress.on_note(f"Rendering {made} training pictures")
-    return with_generated(training, dataset, recipe, heads)
+    if made:
+        progress.on_note(f"Rendering {made} training pictures")
+        training = with_generated(training, dataset, recipe, heads)
+    for head, targets in zip(heads, training.targets, strict=True):
+        if head.kind == "heatmap":
+            _refuse_unplaced(head, targets)
+    return training
+
+
+def _refuse_unplaced(head: Head, targets: Targets) -> None:
+    if missing := [x for column, x in enumerate(head.labels) if not targets.masks[..., column].any()]:
+        raise DataError(
+            f"No training picture says where {' or '.join(missing)} is, which the heatmap '{head.name}' "
+            "learns from.",
+            fix="Put a boxes.json above the pictures (docs/data.md), add [pasted] to the recipe (fire and "
+            "smoke), or leave the heatmap out.",
+        )
 
 
 def with_generated(training: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
@@ -324,16 +340,26 @@ def weights_of(recipe: Recipe, heads: Sequence[Head]) -> tuple[float, ...]:
 
 def make_step(
     model: Any,
+    heads: Sequence[Head],
     weights: Sequence[float],
     losses: Sequence[Loss],
     optimizer: Any,
     averages: Averages,
     teacher: tuple[Teach, tuple[Loss, ...], float] | None,
 ) -> Callable[[Any, Any], Any]:
-    """Make the function that learns from one batch and gives its loss."""
-    variables = model.trainable_variables
+    """Make the function that learns from one batch and gives its loss.
 
-    def total(pictures: Any, targets: Any, answers: list[Any]) -> Any:
+    Where other heads teach the trunk, a heatmap only reads it: most of the places that it learns from are
+    painted, and a trunk that is pulled towards these tells paint from pictures.
+    """
+    is_place = [head.kind == "heatmap" for head in heads]
+    if all(is_place):
+        is_place = [False] * len(heads)
+    layers = tuple(f"{head.name}{LOGITS}/" for head, place in zip(heads, is_place, strict=True) if place)
+    of_places = [x for x in model.trainable_variables if x.name.startswith(layers)]
+    others = [x for x in model.trainable_variables if not x.name.startswith(layers)]
+
+    def weighed(pictures: Any, targets: Any, answers: list[Any]) -> list[Any]:
         each = [loss(wanted, given) for loss, wanted, given in zip(losses, targets, answers, strict=True)]
         if teacher is not None:
             teach, soft, share = teacher
@@ -341,14 +367,17 @@ def make_step(
                 hard if taught is None else (1 - share) * hard + share * loss(taught, given)
                 for hard, taught, loss, given in zip(each, teach(pictures), soft, answers, strict=True)
             ]
-        return tf.add_n([weight * loss for weight, loss in zip(weights, each, strict=True)])
+        return [weight * loss for weight, loss in zip(weights, each, strict=True)]
 
     def step(pictures: Any, targets: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = total(pictures, targets, listed(model(pictures, training=True)))
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        with tf.GradientTape(persistent=True) as tape:
+            each = weighed(pictures, targets, listed(model(pictures, training=True)))
+            places = [loss for loss, place in zip(each, is_place, strict=True) if place]
+            rest = tf.add_n([loss for loss, place in zip(each, is_place, strict=True) if not place])
+        gradients = [*tape.gradient(rest, others), *tape.gradient(places, of_places)]
+        optimizer.apply_gradients(zip(gradients, [*others, *of_places], strict=True))
         averages.follow(optimizer.iterations)
-        return loss
+        return tf.add_n(each)
 
     compiled: Callable[[Any, Any], Any] = tf.function(step, reduce_retracing=True)
     return compiled
