@@ -89,7 +89,7 @@ out/%/model.h5: | .venv/ready
 	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
 
 # Teachers are .tflite files, int8 or float32; those that ship lie on the shelf.
-TEACHER_cifar10-distilled := out/cifar10-parent/float32.tflite
+TEACHER_cifar10-distilled := out/cifar10-parent/int8.tflite
 TEACHER_sentinel := edgecnn/zoo/scenes/scenes.tflite
 TEACHER_fire := edgecnn/zoo/sentinel/sentinel.tflite
 out/cifar10-distilled/model.h5: | $(TEACHER_cifar10-distilled)

@@ -22,7 +22,8 @@ class Epoch:
     """One row of the history.
 
     Attributes:
-        number: Counted from 1; 0 is the head on the frozen trunk.
+        number: Counted from 1; 0 is the head on the frozen trunk. The number behind the last epoch's has
+            the heatmaps that were fitted to the trained trunk.
         loss: Mean over the training pictures of the epoch, as augmented.
         val_loss: On the val split.
         val_top1: Share of the val pictures whose label is right; with several heads the mean of what

@@ -14,6 +14,9 @@ from edgecnn.workstation.backend import keras, tf
 Loss = Callable[[Any, Any], Any]
 """From targets and scores of a batch to one number."""
 
+TOP_SHARE = 0.05
+"""Of a heatmap's cells: the mean of so many strongest ones speaks for a picture whose place is not known."""
+
 _TINY = 1e-7
 
 
@@ -27,6 +30,10 @@ def loss_for(head: Head, smoothing: float, weights: NDArray[np.float32] | None =
 
     Returns:
         A function of targets, NaN where not known, and scores, both of the shape of the output.
+
+    Source:
+        For a heatmap without boxes: the multiple-instance rule of M. Oquab et al., "Is object localization
+        for free?", CVPR 2015, with the mean of the top cells in place of the maximum.
     """
     if head.kind == "softmax":
         return _softmax_loss(smoothing, weights)
@@ -59,11 +66,22 @@ def _sigmoid_loss(smoothing: float, weights: NDArray[np.float32] | None) -> Loss
 
 
 def _heatmap_loss(targets: Any, scores: Any) -> Any:
-    """Give each picture's cells together one vote, however many of them are known."""
     known, targets = _split(targets)
-    entropy = keras.backend.binary_crossentropy(targets, scores)
+    # Any cell would do: all of them say that the place is not known.
+    somewhere = tf.cast(tf.reduce_min(targets, (1, 2)) < 0, tf.float32)
+    entropy = keras.backend.binary_crossentropy(tf.maximum(targets, 0.0), scores)
     each = tf.math.divide_no_nan(tf.reduce_sum(entropy * known, (1, 2)), tf.reduce_sum(known, (1, 2)))
-    return tf.math.divide_no_nan(tf.reduce_sum(each), tf.reduce_sum(tf.reduce_max(known, (1, 2))))
+    shown = -tf.math.log(tf.maximum(strongest(scores), _TINY))
+    is_known = tf.reduce_max(known, (1, 2))
+    total = tf.reduce_sum(is_known * (somewhere * shown + (1 - somewhere) * each))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(is_known))
+
+
+def strongest(scores: Any) -> Any:
+    """Give the mean of a heatmap's strongest cells, shape (batch, labels)."""
+    _, rows, columns, labels = scores.shape
+    flat = tf.transpose(tf.reshape(scores, (-1, rows * columns, labels)), (0, 2, 1))
+    return tf.reduce_mean(tf.math.top_k(flat, max(1, round(TOP_SHARE * rows * columns))).values, -1)
 
 
 def _split(targets: Any) -> tuple[Any, Any]:

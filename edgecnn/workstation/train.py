@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecnn.core.place import lies_in, peak_of
 from edgecnn.core.prediction import Head, head_for
-from edgecnn.errors import DataError, ModelError
+from edgecnn.errors import ModelError
 from edgecnn.measure.accuracy import auc, decide, is_exclusive
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
@@ -27,7 +27,14 @@ from edgecnn.workstation.data.targets import Targets, join, targets_of
 from edgecnn.workstation.losses import Loss, loss_for
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
-from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
+from edgecnn.workstation.models.zoo import (
+    LOGITS,
+    build,
+    features_of,
+    heatmap_layer,
+    listed,
+    without_auxiliary,
+)
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 from edgecnn.workstation.teachers import Teach, digests_of, open_teacher, teaching
@@ -37,6 +44,12 @@ Scores = NDArray[np.float32]
 
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
+
+HEATMAP_STEPS = 1500
+"""At least so many steps of fitting heatmaps to a trained trunk."""
+
+HEATMAP_RATE = 3e-3
+"""Learning rate of these: what they change is one layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,7 @@ def train(
     state = start(out, fresh, resume)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
-    model = build(recipe.model, recipe.input, heads)
+    model = build(recipe.model, recipe.input, heads, in_training=True)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
@@ -138,7 +151,7 @@ def train(
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(opened, model, heads, recipe.distill) if opened else None
     learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
-    step = make_step(learner, heads, weights_of(recipe, heads), losses, optimizer, averages, teach)
+    step = make_step(learner, weights_of(recipe, heads), losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
@@ -155,23 +168,30 @@ def train(
             fix="Set train.epochs to at least 1.",
         )
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
+    history = state.history
+    if any(head.kind == "heatmap" for head in heads):
+        model = without_auxiliary(model, recipe.model, recipe.input, heads)
+        freeze(model, recipe.train)
+        progress.on_note("Fitting heatmaps to the trained trunk")
+        history = (*history, train_heatmaps(model, heads, training, validation, recipe, progress))
+        progress.on_epoch(history[-1])
     centre(model, heads, validation, dataset, recipe)
     best = next(e for e in state.history if e.number == state.best)
     card = model_file.Card(
         text,
         heads,
         state.data_sha256,
-        sum(e.seconds for e in state.history),
+        sum(e.seconds for e in history),
         best.number,
         best.val_top1,
         teachers_sha256,
     )
     # The model comes last: where it lies, the run is finished.
-    (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
+    (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
     draw_curve(state.history, out / "curve.svg")
     model_file.save(model, out / "model.h5", card)
     remove(checkpoint)
-    return Trained(out / "model.h5", card, state.history)
+    return Trained(out / "model.h5", card, history)
 
 
 def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
@@ -243,29 +263,13 @@ def read_training(
     """Read what a model learns from: the train split, and the pictures that the recipe has rendered.
 
     What is fine-tuned later needs the rendered ones again: it would unlearn what only they taught.
-
-    Raises:
-        DataError: If a heatmap could not learn where something is.
     """
     training = read_split(dataset, "train", recipe, heads, model)
     made = recipe.lookalikes.count + recipe.pasted.count
-    if made:
-        progress.on_note(f"Rendering {made} training pictures")
-        training = with_generated(training, dataset, recipe, heads)
-    for head, targets in zip(heads, training.targets, strict=True):
-        if head.kind == "heatmap":
-            _refuse_unplaced(head, targets)
-    return training
-
-
-def _refuse_unplaced(head: Head, targets: Targets) -> None:
-    if missing := [x for column, x in enumerate(head.labels) if not targets.masks[..., column].any()]:
-        raise DataError(
-            f"No training picture says where {' or '.join(missing)} is, which the heatmap '{head.name}' "
-            "learns from.",
-            fix="Put a boxes.json above the pictures (docs/data.md), add [pasted] to the recipe (fire and "
-            "smoke), or leave the heatmap out.",
-        )
+    if not made:
+        return training
+    progress.on_note(f"Rendering {made} training pictures")
+    return with_generated(training, dataset, recipe, heads)
 
 
 def with_generated(training: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
@@ -340,26 +344,16 @@ def weights_of(recipe: Recipe, heads: Sequence[Head]) -> tuple[float, ...]:
 
 def make_step(
     model: Any,
-    heads: Sequence[Head],
     weights: Sequence[float],
     losses: Sequence[Loss],
     optimizer: Any,
     averages: Averages,
     teacher: tuple[Teach, tuple[Loss, ...], float] | None,
 ) -> Callable[[Any, Any], Any]:
-    """Make the function that learns from one batch and gives its loss.
+    """Make the function that learns from one batch and gives its loss."""
+    variables = model.trainable_variables
 
-    Where other heads teach the trunk, a heatmap only reads it: most of the places that it learns from are
-    painted, and a trunk that is pulled towards these tells paint from pictures.
-    """
-    is_place = [head.kind == "heatmap" for head in heads]
-    if all(is_place):
-        is_place = [False] * len(heads)
-    layers = tuple(f"{head.name}{LOGITS}/" for head, place in zip(heads, is_place, strict=True) if place)
-    of_places = [x for x in model.trainable_variables if x.name.startswith(layers)]
-    others = [x for x in model.trainable_variables if not x.name.startswith(layers)]
-
-    def weighed(pictures: Any, targets: Any, answers: list[Any]) -> list[Any]:
+    def total(pictures: Any, targets: Any, answers: list[Any]) -> Any:
         each = [loss(wanted, given) for loss, wanted, given in zip(losses, targets, answers, strict=True)]
         if teacher is not None:
             teach, soft, share = teacher
@@ -367,17 +361,14 @@ def make_step(
                 hard if taught is None else (1 - share) * hard + share * loss(taught, given)
                 for hard, taught, loss, given in zip(each, teach(pictures), soft, answers, strict=True)
             ]
-        return [weight * loss for weight, loss in zip(weights, each, strict=True)]
+        return tf.add_n([weight * loss for weight, loss in zip(weights, each, strict=True)])
 
     def step(pictures: Any, targets: Any) -> Any:
-        with tf.GradientTape(persistent=True) as tape:
-            each = weighed(pictures, targets, listed(model(pictures, training=True)))
-            places = [loss for loss, place in zip(each, is_place, strict=True) if place]
-            rest = tf.add_n([loss for loss, place in zip(each, is_place, strict=True) if not place])
-        gradients = [*tape.gradient(rest, others), *tape.gradient(places, of_places)]
-        optimizer.apply_gradients(zip(gradients, [*others, *of_places], strict=True))
+        with tf.GradientTape() as tape:
+            loss = total(pictures, targets, listed(model(pictures, training=True)))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         averages.follow(optimizer.iterations)
-        return tf.add_n(each)
+        return loss
 
     compiled: Callable[[Any, Any], Any] = tf.function(step, reduce_retracing=True)
     return compiled
@@ -477,8 +468,24 @@ def train_epoch(
 ) -> Epoch:
     """Train one epoch and measure it on val."""
     began = time.monotonic()
+    reset_randomness(model, recipe.train.seed, number)
+    loss, share = _learn(step, training, recipe, number, recipe.train.epochs, progress)
+    with averages.applied():
+        found = evaluate(model, heads, validation)
+    seconds = time.monotonic() - began
+    return Epoch(number, loss, found.loss, found.top1, seconds, share, found.heads)
+
+
+def _learn(
+    step: Callable[[Any, Any], Any],
+    training: Split,
+    recipe: Recipe,
+    number: int,
+    last: int,
+    progress: Progress,
+) -> tuple[float, float]:
+    """Show every training picture once; give the mean loss and the share of time spent waiting for them."""
     spec = recipe.train
-    reset_randomness(model, spec.seed, number)
     batches = training_batches(
         training.codes, training.targets, spec.batch_size, recipe.augment, spec.seed, number
     )
@@ -494,11 +501,59 @@ def train_epoch(
             )
         loss_sum += loss * len(pictures)
         picture_count += len(pictures)
-        progress.on_step(number, spec.epochs, position + 1, total, loss_sum / picture_count)
-    with averages.applied():
-        found = evaluate(model, heads, validation)
-    seconds = time.monotonic() - began
-    return Epoch(number, loss_sum / picture_count, found.loss, found.top1, seconds, meter.share, found.heads)
+        progress.on_step(number, last, position + 1, total, loss_sum / picture_count)
+    return loss_sum / picture_count, meter.share
+
+
+def train_heatmaps(
+    model: Any,
+    heads: Sequence[Head],
+    training: Split,
+    validation: Split,
+    recipe: Recipe,
+    progress: Progress,
+) -> Epoch:
+    """Fit the last layers of heatmaps anew to a trained trunk, which stays as it is.
+
+    What they learned while the trunk still moved, they learned beside an auxiliary branch.
+
+    Returns:
+        A row of history, one behind the last epoch.
+    """
+    began = time.monotonic()
+    places = [place for place, head in enumerate(heads) if head.kind == "heatmap"]
+    own = [heads[place] for place in places]
+    layers = [model.get_layer(f"{head.name}{LOGITS}") for head in own]
+    trunk = keras.Model(model.input, layers[0].input)
+    entry = keras.Input(layers[0].input_shape[1:])
+    last = [heatmap_layer(head) for head in own]
+    reader = keras.Model(entry, [keras.layers.Activation("sigmoid")(layer(entry)) for layer in last])
+    epochs = -(-HEATMAP_STEPS * recipe.train.batch_size // len(training.codes))
+    spec = replace(recipe.train, epochs=epochs, learning_rate=HEATMAP_RATE, warmup_epochs=0.0)
+    weights = weights_of(recipe, heads)
+    read = make_step(
+        reader,
+        [weights[place] for place in places],
+        [loss_for(head, 0.0) for head in own],
+        make_optimizer(spec, len(training.codes)),
+        Averages(reader.trainable_variables, 0.0),
+        None,
+    )
+    features = tf.function(lambda pictures: trunk(pictures, training=False), reduce_retracing=True)
+
+    def step(pictures: Any, targets: Any) -> Any:
+        return read(features(pictures), tuple(targets[place] for place in places))
+
+    first = recipe.train.epochs + 1
+    passes = [
+        _learn(step, training, recipe, number, first + epochs - 1, progress)
+        for number in range(first, first + epochs)
+    ]
+    for layer, fitted in zip(layers, last, strict=True):
+        layer.set_weights(fitted.get_weights())
+    loss, share = passes[-1]
+    found = evaluate(model, heads, validation)
+    return Epoch(first, loss, found.loss, found.top1, time.monotonic() - began, share, found.heads)
 
 
 def reset_randomness(model: Any, seed: int, epoch: int) -> None:

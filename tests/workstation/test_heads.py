@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,12 +27,18 @@ from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
-from edgecnn.workstation.data.targets import FINE, Targets, cells, join, mask_for, targets_of
+from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, join, mask_for, targets_of
 from edgecnn.workstation.losses import loss_for, soft_loss_for
-from edgecnn.workstation.models.zoo import build
+from edgecnn.workstation.models.zoo import build, without_auxiliary
 from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
-from edgecnn.workstation.train import make_step, quality_of, train
+from edgecnn.workstation.train import (
+    Progress,
+    quality_of,
+    read_split,
+    train,
+    train_heatmaps,
+)
 
 SIDE = 32
 Dying = Callable[[], contextlib.AbstractContextManager[None]]
@@ -249,24 +254,17 @@ def test_unknown_answers_change_neither_the_loss_nor_its_gradient() -> None:
         assert (gradient[2:] == 0).all()
 
 
-def test_a_picture_counts_once_in_the_loss_of_a_heatmap_however_many_cells_are_known() -> None:
+def test_the_loss_of_a_heatmap_wants_one_bright_spot_where_only_the_picture_is_known() -> None:
     loss = loss_for(WHERE, 0.0)
-    dark = np.full((2, 10, 10, 2), 0.01, np.float32)
+    dark = np.full((1, 10, 10, 2), 0.01, np.float32)
     spot = dark.copy()
-    spot[:, 2:5, 2:5, 0] = 0.99
-    wanted = np.zeros((2, 10, 10, 2), np.float32)
-    wanted[:, 2:5, 2:5, 0] = 1
-    one_cell = wanted.copy()
-    one_cell[1] = np.nan
-    one_cell[1, 2, 2] = [1, 0]
-    known = [[0], [1]]
-    right, wrong = (float(loss(wanted[:1], scores[:1])) for scores in (spot, dark))
+    spot[0, 2:5, 2:5, 0] = 0.99
+    somewhere = np.zeros((1, 10, 10, 2), np.float32)
+    somewhere[..., 0] = SOMEWHERE
+    nowhere = np.zeros((1, 10, 10, 2), np.float32)
 
-    assert right < wrong
-    assert float(loss(one_cell, spot)) == pytest.approx(right, rel=1e-5)
-    assert float(loss(one_cell, dark)) == pytest.approx(
-        np.mean([float(loss(one_cell[x], dark[x])) for x in known]), rel=1e-5
-    )
+    assert float(loss(somewhere, spot)) < float(loss(somewhere, dark))
+    assert float(loss(nowhere, dark)) < float(loss(nowhere, spot))
     assert float(loss(np.full_like(dark, np.nan), spot)) == 0
 
 
@@ -317,7 +315,7 @@ def test_a_flame_far_away_fills_its_cell_and_one_that_was_cut_out_leaves_none() 
 
     assert cells(np.float32([1]), mask, (4, 4))[1, 1, 0] == 1
     assert cells(np.float32([1]), mask, (4, 4)).sum() == 1
-    assert np.isnan(gone).all()
+    assert (gone == SOMEWHERE).all()
 
 
 def test_joined_targets_keep_the_masks_of_their_pictures() -> None:
@@ -419,7 +417,7 @@ def test_a_picture_of_an_unnamed_folder_tests_nothing(
 
 
 def test_an_untrained_heatmap_pulls_at_no_trunk_and_is_twice_as_fine_as_the_last_map() -> None:
-    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), [WHERE])
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), [WHERE], in_training=True)
     trunk = [weight for weight in model.trainable_weights if "where" not in weight.name]
     with tf.GradientTape() as tape:
         value = loss_for(WHERE, 0.0)(np.zeros((1, 4, 4, 2), np.float32), model(np.full((1, 64, 64, 3), 90.0)))
@@ -430,46 +428,40 @@ def test_an_untrained_heatmap_pulls_at_no_trunk_and_is_twice_as_fine_as_the_last
     assert isinstance(model.get_layer("where"), keras.layers.Activation)
 
 
-@pytest.mark.parametrize("heads", [(WHERE,), (FIRE, WHERE)], ids=["alone", "beside another"])
-def test_a_heatmap_moves_the_trunk_only_where_no_other_head_does(heads: tuple[Head, ...]) -> None:
-    keras.utils.set_random_seed(6)
-    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(32, 32), heads)
-    where = model.get_layer("where_logits")
-    where.set_weights([np.full(where.kernel.shape, 0.01), where.bias.numpy()])
-    before = {weight.name: weight.numpy() for weight in model.trainable_weights}
-    step = make_step(
-        model,
-        heads,
-        [1.0] * len(heads),
-        [loss_for(head, 0.0) for head in heads],
-        keras.optimizers.SGD(0.1),
-        Averages(model.trainable_variables, 0.0),
-        None,
-    )
-    # Nobody knows the answer of the other head: what moves, the heatmap has moved.
-    targets = tuple(np.full((1, 2), np.nan, np.float32) for _ in heads[:-1])
-    step(np.full((1, 32, 32, 3), 90, np.float32), (*targets, np.ones((1, 2, 2, 2), np.float32)))
-    moved = {
-        weight.name for weight in model.trainable_weights if (weight.numpy() != before[weight.name]).any()
+def test_a_heatmap_is_fitted_anew_to_a_trunk_that_it_leaves_alone(trained: Path, dataset: Dataset) -> None:
+    recipe = parse(RECIPE_HEADS)
+    model, card = model_file.load(trained)
+    assert card is not None
+    training, validation = (read_split(dataset, x, recipe, card.heads, model) for x in ("train", "val"))
+    before = {x.name: x.numpy() for x in model.weights}
+
+    row = train_heatmaps(model, card.heads, training, validation, recipe, Progress())
+
+    moved = {x.name for x in model.weights if (x.numpy() != before[x.name]).any()}
+    assert moved == {"where_logits/kernel:0", "where_logits/bias:0"}
+    assert row.number == recipe.train.epochs + 1
+    assert row.heads["where"] > 0.9
+
+
+def test_the_coarse_part_of_a_heatmap_goes_after_training_and_all_else_stays() -> None:
+    spec, size = ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64)
+    picture = np.random.default_rng(7).integers(0, 256, (1, 64, 64, 3)).astype(np.float32)
+    in_training = build(spec, size, [FIRE, WHERE], in_training=True)
+    coarse = in_training.get_layer("where_coarse")
+    coarse.set_weights([np.full(coarse.kernel.shape, 0.1, np.float32)])
+
+    plain = without_auxiliary(in_training, spec, size, [FIRE, WHERE])
+
+    trained_fire, trained_where = (answer.numpy() for answer in in_training(picture))
+    fire, where = (answer.numpy() for answer in plain(picture))
+    assert np.array_equal(fire, trained_fire)
+    assert where == pytest.approx(1 / (1 + np.exp(3)))
+    assert (trained_where > where).any()
+    assert {x.name for x in in_training.layers} - {x.name for x in plain.layers} == {
+        "where_coarse",
+        "where_spread",
+        "where_sum",
     }
-
-    assert {name for name in moved if name.startswith("where_logits")}
-    assert any(not name.startswith("where_logits") for name in moved) == (len(heads) == 1)
-
-
-def test_a_heatmap_of_something_that_is_nowhere_boxed_is_refused(
-    world: tuple[Path, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(world[0], tmp_path / "grounds")
-    shutil.copytree(world[1], tmp_path / "dangers")
-    file = tmp_path / "dangers/boxes.json"
-    table = json.loads(file.read_text(encoding="utf-8"))
-    table["annotations"] = [one for one in table["annotations"] if one["category_id"] == 1]
-    file.write_text(json.dumps(table), encoding="utf-8")
-    unboxed = open_dataset((tmp_path / "grounds", tmp_path / "dangers"), folders_of(parse(RECIPE_HEADS)))
-
-    with pytest.raises(DataError, match="where smoke is"):
-        train(parse(RECIPE_HEADS), RECIPE_HEADS, unboxed, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

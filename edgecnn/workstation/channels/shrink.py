@@ -159,7 +159,8 @@ def distilled(parent: Any) -> Retarget:
     """Give the function that mixes a batch's targets with the parent's answers to the same pictures.
 
     Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean. Where
-    the target is not known, the parent's answer is the whole of it.
+    the target is not known, the parent's answer is the whole of it. A heatmap of which only the picture
+    is known keeps saying so: its strongest cells answer for it.
 
     Source:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,
@@ -179,7 +180,7 @@ def distilled(parent: Any) -> Retarget:
 
 def _mixed(target: Any, answer: Any) -> Any:
     mean = (1 - TEACHER_SHARE) * target + TEACHER_SHARE * answer
-    return tf.where(tf.math.is_nan(target), answer, mean)
+    return tf.where(tf.math.is_nan(target), answer, tf.where(target < 0, target, mean))
 
 
 class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras comes without types

@@ -21,6 +21,9 @@ from edgecnn.workstation.recipe import HeadSpec
 Values = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 
+SOMEWHERE = -1.0
+"""In all cells of a heatmap: the picture shows the label, but nobody said where."""
+
 FINE = 4
 """Rows and columns of a mask for one of the heatmap: fine enough to be turned and cut like the picture."""
 
@@ -90,14 +93,14 @@ def cells(values: Values, mask: Mask | None, grid: tuple[int, int]) -> Values:
         grid: Rows and columns.
 
     Returns:
-        Shape (rows, columns, labels): in [0, 1]; NaN where not known, as in all cells where a picture
-        shows a label and nobody said where.
+        Shape (rows, columns, labels): in [0, 1]; NaN where not known; ``SOMEWHERE`` in all cells where
+        only the picture as a whole is known.
 
     Example:
         >>> cells(np.float32([1, 0, np.nan]), None, (1, 1)).ravel().tolist()
-        [nan, 0.0, nan]
+        [-1.0, 0.0, nan]
     """
-    answer = np.broadcast_to(np.where(values > 0, np.nan, values), (*grid, len(values)))
+    answer = np.broadcast_to(np.where(values > 0, SOMEWHERE, values), (*grid, len(values)))
     if mask is None:
         return np.array(answer, np.float32)
     covered = cv2.resize(mask, grid[::-1], interpolation=cv2.INTER_AREA).reshape(answer.shape) / np.float32(
