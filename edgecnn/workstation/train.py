@@ -33,7 +33,6 @@ from edgecnn.workstation.models.zoo import (
     features_of,
     heatmap_layer,
     listed,
-    without_auxiliary,
 )
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
@@ -133,7 +132,7 @@ def train(
     state = start(out, fresh, resume)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
-    model = build(recipe.model, recipe.input, heads, in_training=True)
+    model = build(recipe.model, recipe.input, heads)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
@@ -151,7 +150,9 @@ def train(
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(opened, model, heads, recipe.distill) if opened else None
     learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
-    step = make_step(learner, weights_of(recipe, heads), losses, optimizer, averages, teach)
+    places = places_that_wait(heads)
+    weights = [0.0 if x in places else weight for x, weight in enumerate(weights_of(recipe, heads))]
+    step = make_step(learner, weights, losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
@@ -169,9 +170,7 @@ def train(
         )
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
     history = state.history
-    if any(head.kind == "heatmap" for head in heads):
-        model = without_auxiliary(model, recipe.model, recipe.input, heads)
-        freeze(model, recipe.train)
+    if places:
         progress.on_note("Fitting heatmaps to the trained trunk")
         history = (*history, train_heatmaps(model, heads, training, validation, recipe, progress))
         progress.on_epoch(history[-1])
@@ -505,6 +504,12 @@ def _learn(
     return loss_sum / picture_count, meter.share
 
 
+def places_that_wait(heads: Sequence[Head]) -> tuple[int, ...]:
+    """Give the numbers of the heatmaps that wait until other heads have trained the trunk."""
+    places = tuple(place for place, head in enumerate(heads) if head.kind == "heatmap")
+    return places if len(places) < len(heads) else ()
+
+
 def train_heatmaps(
     model: Any,
     heads: Sequence[Head],
@@ -513,9 +518,10 @@ def train_heatmaps(
     recipe: Recipe,
     progress: Progress,
 ) -> Epoch:
-    """Fit the last layers of heatmaps anew to a trained trunk, which stays as it is.
+    """Fit heatmaps to the trunk that the other heads have trained, which they read and leave alone.
 
-    What they learned while the trunk still moved, they learned beside an auxiliary branch.
+    A trunk that is asked for places too finds ways of its own: where only the picture's label is known, it
+    lets one cell answer for all.
 
     Returns:
         A row of history, one behind the last epoch.

@@ -29,11 +29,12 @@ from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, join, mask_for, targets_of
 from edgecnn.workstation.losses import loss_for, soft_loss_for
-from edgecnn.workstation.models.zoo import build, without_auxiliary
+from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
 from edgecnn.workstation.train import (
     Progress,
+    places_that_wait,
     quality_of,
     read_split,
     train,
@@ -417,7 +418,7 @@ def test_a_picture_of_an_unnamed_folder_tests_nothing(
 
 
 def test_an_untrained_heatmap_pulls_at_no_trunk_and_is_twice_as_fine_as_the_last_map() -> None:
-    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), [WHERE], in_training=True)
+    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), [WHERE])
     trunk = [weight for weight in model.trainable_weights if "where" not in weight.name]
     with tf.GradientTape() as tape:
         value = loss_for(WHERE, 0.0)(np.zeros((1, 4, 4, 2), np.float32), model(np.full((1, 64, 64, 3), 90.0)))
@@ -428,7 +429,7 @@ def test_an_untrained_heatmap_pulls_at_no_trunk_and_is_twice_as_fine_as_the_last
     assert isinstance(model.get_layer("where"), keras.layers.Activation)
 
 
-def test_a_heatmap_is_fitted_anew_to_a_trunk_that_it_leaves_alone(trained: Path, dataset: Dataset) -> None:
+def test_a_heatmap_is_fitted_to_a_trunk_that_it_leaves_alone(trained: Path, dataset: Dataset) -> None:
     recipe = parse(RECIPE_HEADS)
     model, card = model_file.load(trained)
     assert card is not None
@@ -443,25 +444,10 @@ def test_a_heatmap_is_fitted_anew_to_a_trunk_that_it_leaves_alone(trained: Path,
     assert row.heads["where"] > 0.9
 
 
-def test_the_coarse_part_of_a_heatmap_goes_after_training_and_all_else_stays() -> None:
-    spec, size = ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64)
-    picture = np.random.default_rng(7).integers(0, 256, (1, 64, 64, 3)).astype(np.float32)
-    in_training = build(spec, size, [FIRE, WHERE], in_training=True)
-    coarse = in_training.get_layer("where_coarse")
-    coarse.set_weights([np.full(coarse.kernel.shape, 0.1, np.float32)])
-
-    plain = without_auxiliary(in_training, spec, size, [FIRE, WHERE])
-
-    trained_fire, trained_where = (answer.numpy() for answer in in_training(picture))
-    fire, where = (answer.numpy() for answer in plain(picture))
-    assert np.array_equal(fire, trained_fire)
-    assert where == pytest.approx(1 / (1 + np.exp(3)))
-    assert (trained_where > where).any()
-    assert {x.name for x in in_training.layers} - {x.name for x in plain.layers} == {
-        "where_coarse",
-        "where_spread",
-        "where_sum",
-    }
+def test_heatmaps_wait_only_where_others_train_the_trunk() -> None:
+    assert places_that_wait((WHERE,)) == ()
+    assert places_that_wait((FIRE,)) == ()
+    assert places_that_wait((WHERE, FIRE)) == (0,)
 
 
 @pytest.mark.parametrize(

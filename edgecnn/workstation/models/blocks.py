@@ -21,14 +21,13 @@ class Trunk:
 
     Attributes:
         flat: What a classifying head reads, shape (batch, features).
-        feature_map: What a heatmap head reads, shape (batch, rows, columns, channels).
-        coarse_map: The map behind it, of half as many rows and columns, where the network has one. It is
-            no good for places: each of its cells sees nearly the whole picture.
+        feature_map: What a heatmap head reads, shape (batch, rows, columns, channels). Of a MobileNet it is
+            the last before the picture shrinks to a thirty-second: each cell of the one behind it sees
+            nearly the whole picture.
     """
 
     flat: Tensor
     feature_map: Tensor
-    coarse_map: Tensor | None = None
 
 
 def scaled(filters: int, width: float) -> int:

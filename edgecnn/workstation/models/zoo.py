@@ -55,15 +55,13 @@ class LayerRow:
     macs: int
 
 
-def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head], in_training: bool = False) -> Any:
+def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head]) -> Any:
     """Build an untrained network.
 
     Args:
         model: Which one.
         input: The size and channels of its pictures.
         heads: Its answers, at least one.
-        in_training: Whether heatmaps get an auxiliary branch on a coarser map, which ``without_auxiliary``
-            takes away.
 
     Returns:
         A functional ``tf_keras`` model named by its topology. Its input ``picture`` has shape
@@ -87,7 +85,7 @@ def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head], in_training
     # (x - 128) / 128: the int8 code of a byte is then the byte less 128, with no arithmetic on the device.
     x = keras.layers.Rescaling(1 / 128, offset=-1.0, name=NORMALISE)(picture)
     trunk = _trunk(x, model)
-    answers = [_answer(trunk, head, in_training) for head in heads]
+    answers = [_answer(trunk, head) for head in heads]
     try:
         return keras.Model(picture, answers[0] if len(answers) == 1 else answers, name=model.topology)
     except ValueError as error:  # Keras refuses two layers of one name
@@ -150,10 +148,9 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
             return stack(x, model.layers)
 
 
-def _answer(trunk: Trunk, head: Head, in_training: bool) -> Tensor:
+def _answer(trunk: Trunk, head: Head) -> Tensor:
     if head.kind == "heatmap":
         logits = heatmap_layer(head)(trunk.feature_map)
-        logits = _with_auxiliary(logits, trunk, head) if in_training else logits
     else:
         logits = keras.layers.Dense(head.neuron_count, name=f"{head.name}{LOGITS}")(trunk.flat)
     kind = "softmax" if head.kind == "softmax" else "sigmoid"
@@ -173,34 +170,6 @@ def heatmap_layer(head: Head) -> Any:
         bias_initializer=keras.initializers.Constant(-3.0),
         name=f"{head.name}{LOGITS}",
     )
-
-
-def _with_auxiliary(logits: Tensor, trunk: Trunk, head: Head) -> Tensor:
-    """Add to a heatmap what a coarser map says.
-
-    Where only the picture's label is known, one cell learns to answer for all. With the sum it is one of
-    the coarse ones, so that the finer map stays local.
-
-    Source: the sum is that of J. Long et al., "Fully Convolutional Networks for Semantic Segmentation",
-    CVPR 2015, figure 3; the branch that goes after training, of C. Szegedy et al., "Going Deeper with
-    Convolutions", CVPR 2015.
-    """
-    coarse = trunk.coarse_map
-    if coarse is None or [2 * side for side in coarse.shape[1:3]] != list(logits.shape[1:3]):
-        return logits
-    seen = keras.layers.Conv2D(
-        head.neuron_count, 1, kernel_initializer="zeros", use_bias=False, name=f"{head.name}_coarse"
-    )(coarse)
-    spread = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"{head.name}_spread")(seen)
-    return keras.layers.Add(name=f"{head.name}_sum")([logits, spread])
-
-
-def without_auxiliary(trained: Any, model: ModelSpec, input: InputSpec, heads: Sequence[Head]) -> Any:
-    """Build the network anew without what only its training needed, with the same weights."""
-    plain = build(model, input, heads)
-    for layer in plain.layers:
-        layer.set_weights(trained.get_layer(layer.name).get_weights())
-    return plain
 
 
 def _rows(model: Any) -> Iterator[LayerRow]:
