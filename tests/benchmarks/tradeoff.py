@@ -44,8 +44,9 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
             label=None if model.precision in shown else model.precision,
         )
         shown.add(model.precision)
-        above_px = 3 if model.precision == "int8" else -11  # an int8 and a float one may lie side by side
-        axes.annotate(name, (took.p50_ms, middle), (6, above_px), textcoords="offset points", fontsize=8)
+        # An int8 and a float one may lie side by side.
+        offset, side = ((6, 3), "left") if model.precision == "int8" else ((-6, -11), "right")
+        axes.annotate(name, (took.p50_ms, middle), offset, textcoords="offset points", ha=side, fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_minor_locator(NullLocator())
