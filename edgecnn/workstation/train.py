@@ -27,13 +27,7 @@ from edgecnn.workstation.data.targets import Targets, join, targets_of
 from edgecnn.workstation.losses import Loss, loss_for
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
-from edgecnn.workstation.models.zoo import (
-    LOGITS,
-    build,
-    features_of,
-    heatmap_layer,
-    listed,
-)
+from edgecnn.workstation.models.zoo import LOGITS, build, features_of, heatmap_layer, listed
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 from edgecnn.workstation.teachers import Teach, digests_of, open_teacher, teaching
