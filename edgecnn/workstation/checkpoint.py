@@ -22,8 +22,7 @@ class Epoch:
     """One row of the history.
 
     Attributes:
-        number: Counted from 1; 0 is the head on the frozen trunk. The number behind the last epoch's has
-            the heatmaps that were fitted to the trained trunk.
+        number: Counted from 1; 0 is the head on the frozen trunk.
         loss: Mean over the training pictures of the epoch, as augmented.
         val_loss: On the val split.
         val_top1: Share of the val pictures whose label is right; with several heads the mean of what
@@ -32,7 +31,8 @@ class Epoch:
         waiting_share: Share of that time in which the training step waited for pictures.
         heads: By head, how good it is on val: the share of right labels; of labels that do not exclude
             each other the mean area under the ROC curve; of a heatmap the share of pictures with boxes
-            whose strongest cell lies in one.
+            whose strongest cell lies in one. A heatmap that waits for its fit has learned nothing before.
+        fits_heatmaps: Whether it is no epoch but, behind the last, the fit of heatmaps to the trained trunk.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Epoch:
     seconds: float
     waiting_share: float
     heads: Mapping[str, float] = field(default_factory=dict)
+    fits_heatmaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

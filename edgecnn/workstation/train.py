@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -462,7 +463,8 @@ def train_epoch(
     """Train one epoch and measure it on val."""
     began = time.monotonic()
     reset_randomness(model, recipe.train.seed, number)
-    loss, share = _learn(step, training, recipe, number, recipe.train.epochs, progress)
+    tell = functools.partial(progress.on_step, number, recipe.train.epochs)
+    loss, share = _learn(step, training, recipe, number, tell)
     with averages.applied():
         found = evaluate(model, heads, validation)
     seconds = time.monotonic() - began
@@ -474,8 +476,7 @@ def _learn(
     training: Split,
     recipe: Recipe,
     number: int,
-    last: int,
-    progress: Progress,
+    tell: Callable[[int, int, float], None],
 ) -> tuple[float, float]:
     """Show every training picture once; give the mean loss and the share of time spent waiting for them."""
     spec = recipe.train
@@ -494,7 +495,7 @@ def _learn(
             )
         loss_sum += loss * len(pictures)
         picture_count += len(pictures)
-        progress.on_step(number, last, position + 1, total, loss_sum / picture_count)
+        tell(position + 1, total, loss_sum / picture_count)
     return loss_sum / picture_count, meter.share
 
 
@@ -546,14 +547,17 @@ def train_heatmaps(
 
     first = recipe.train.epochs + 1
     passes = [
-        _learn(step, training, recipe, number, first + epochs - 1, progress)
-        for number in range(first, first + epochs)
+        _learn(
+            step, training, recipe, first + number, functools.partial(progress.on_step, number + 1, epochs)
+        )
+        for number in range(epochs)
     ]
     for layer, fitted in zip(layers, last, strict=True):
         layer.set_weights(fitted.get_weights())
     loss, share = passes[-1]
     found = evaluate(model, heads, validation)
-    return Epoch(first, loss, found.loss, found.top1, time.monotonic() - began, share, found.heads)
+    seconds = time.monotonic() - began
+    return Epoch(first, loss, found.loss, found.top1, seconds, share, found.heads, fits_heatmaps=True)
 
 
 def reset_randomness(model: Any, seed: int, epoch: int) -> None:

@@ -440,6 +440,7 @@ def test_a_heatmap_is_fitted_to_a_trunk_that_it_leaves_alone(trained: Path, data
     moved = {x.name for x in model.weights if (x.numpy() != before[x.name]).any()}
     assert moved == {"where_logits/kernel:0", "where_logits/bias:0"}
     assert row.number == recipe.train.epochs + 1
+    assert row.fits_heatmaps
     assert row.heads["where"] > 0.8
 
 
