@@ -522,7 +522,7 @@ def train_heatmaps(
         A row of history, one behind the last epoch.
     """
     began = time.monotonic()
-    places = [place for place, head in enumerate(heads) if head.kind == "heatmap"]
+    places = places_that_wait(heads)
     own = [heads[place] for place in places]
     layers = [model.get_layer(f"{head.name}{LOGITS}") for head in own]
     trunk = keras.Model(model.input, layers[0].input)

@@ -70,6 +70,8 @@ classes = { fire = ["fire"], smoke = ["smoke"] }
 negatives = { fire = ["meadow", "sand", "smoke"], smoke = ["meadow", "sand"] }
 """
 )
+# A trunk that no place teaches takes longer to know them.
+LONGER = RECIPE_HEADS.replace("epochs = 10", "epochs = 20")
 FIRE = Head("danger", "sigmoid", ("fire", "smoke"), independent=True)
 WHERE = Head("where", "heatmap", ("fire", "smoke"))
 
@@ -121,7 +123,7 @@ def dataset(world: tuple[Path, Path]) -> Dataset:
 
 @pytest.fixture(scope="module")
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(parse(RECIPE_HEADS), RECIPE_HEADS, dataset, tmp_path_factory.mktemp("run")).path
+    return train(parse(LONGER), LONGER, dataset, tmp_path_factory.mktemp("run")).path
 
 
 def test_one_network_learns_all_its_heads_from_sets_that_each_know_a_part(trained: Path) -> None:
@@ -132,7 +134,7 @@ def test_one_network_learns_all_its_heads_from_sets_that_each_know_a_part(traine
     assert [head.kind for head in card.heads] == ["softmax", "sigmoid", "heatmap"] if card else False
     assert heads["ground"] > 0.9
     assert heads["danger"] > 0.9
-    assert heads["where"] > 0.8  # a box covers a seventh of the picture
+    assert heads["where"] > 0.9
 
 
 def test_the_int8_file_has_every_head_in_its_place_with_thresholds_found_on_val(
@@ -429,7 +431,7 @@ def test_an_untrained_heatmap_pulls_at_no_trunk_and_is_twice_as_fine_as_the_last
 
 
 def test_a_heatmap_is_fitted_to_a_trunk_that_it_leaves_alone(trained: Path, dataset: Dataset) -> None:
-    recipe = parse(RECIPE_HEADS)
+    recipe = parse(LONGER)
     model, card = model_file.load(trained)
     assert card is not None
     training, validation = (read_split(dataset, x, recipe, card.heads, model) for x in ("train", "val"))
@@ -441,7 +443,7 @@ def test_a_heatmap_is_fitted_to_a_trunk_that_it_leaves_alone(trained: Path, data
     assert moved == {"where_logits/kernel:0", "where_logits/bias:0"}
     assert row.number == recipe.train.epochs + 1
     assert row.fits_heatmaps
-    assert row.heads["where"] > 0.8
+    assert row.heads["where"] > 0.9
 
 
 def test_heatmaps_wait_only_where_others_train_the_trunk() -> None:
