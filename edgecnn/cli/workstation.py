@@ -426,7 +426,6 @@ def progress_bar() -> Iterator[Progress]:
 
         def on_epoch(row: Epoch) -> None:
             name = f"epoch {row.number}" if row.number else "head on the frozen trunk"
-            name = "heatmaps on the trained trunk" if row.fits_heatmaps else name
             on_note(
                 f"{name}: loss {row.loss:.4f}, val loss {row.val_loss:.4f}, "
                 f"val accuracy {100 * row.val_top1:.2f} %, {row.seconds:.0f} s, "

@@ -31,8 +31,7 @@ class Epoch:
         waiting_share: Share of that time in which the training step waited for pictures.
         heads: By head, how good it is on val: the share of right labels; of labels that do not exclude
             each other the mean area under the ROC curve; of a heatmap the share of pictures with boxes
-            whose strongest cell lies in one. A heatmap that waits for its fit has learned nothing before.
-        fits_heatmaps: Whether it is no epoch but, behind the last, the fit of heatmaps to the trained trunk.
+            whose strongest cell lies in one.
     """
 
     number: int
@@ -42,7 +41,6 @@ class Epoch:
     seconds: float
     waiting_share: float
     heads: Mapping[str, float] = field(default_factory=dict)
-    fits_heatmaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,11 @@ def _heatmap_loss(targets: Any, scores: Any) -> Any:
     return tf.math.divide_no_nan(total, tf.reduce_sum(is_known))
 
 
+def placed(targets: Any) -> Any:
+    """Keep of a heatmap's targets those whose place is known: the others become NaN."""
+    return tf.where(targets < 0, float("nan"), targets)
+
+
 def strongest(scores: Any) -> Any:
     """Give the mean of a heatmap's strongest cells, shape (batch, labels)."""
     _, rows, columns, labels = scores.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,17 +14,19 @@ import numpy as np
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
-from edgecnn.workstation.backend import keras, tfmot
+from edgecnn.workstation.averages import Averages
+from edgecnn.workstation.backend import keras, tf, tfmot
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
-from edgecnn.workstation.data.pipeline import training_batches
 from edgecnn.workstation.recipe import Recipe, folders_of, parse
 from edgecnn.workstation.train import (
     Progress,
     Split,
     centre,
-    compile_for,
     evaluate,
+    learn,
+    losses_for,
     make_optimizer,
+    make_step,
     read_split,
     read_training,
     reset_randomness,
@@ -194,30 +197,36 @@ def fine_tune(
     """
     spec = recipe.train
     keras.utils.set_random_seed(spec.seed)
-    steps = -(-len(training.codes) // spec.batch_size)
     gentle = replace(spec, epochs=epochs, learning_rate=learning_rate, warmup_epochs=0.0, weight_decay=0.0)
-    compile_for(model, recipe, heads, training, make_optimizer(gentle, len(training.codes)))
+    optimizer = make_optimizer(gentle, len(training.codes))
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer)  # callbacks look for it there
+    losses = losses_for(heads, training, spec)
+    step = make_step(model, recipe, heads, losses, optimizer, Averages((), 0.0))
+    if retarget is not None:
+        step = _towards(retarget, step)
+    told = keras.callbacks.CallbackList(list(callbacks), model=model)
+
+    def one(pictures: Any, targets: Any) -> Any:
+        told.on_train_batch_begin(0)
+        loss = step(pictures, targets)
+        told.on_train_batch_end(0)
+        return loss
+
+    told.on_train_begin()
     for number in range(1, epochs + 1):
         reset_randomness(model, spec.seed, number)
-        batches = training_batches(
-            training.codes, training.targets, spec.batch_size, recipe.augment, spec.seed, number
-        )
-        if retarget is not None:
-            batches = batches.map(lambda pictures, targets: (pictures, retarget(pictures, targets)))
-        if len(heads) == 1:  # Keras wants no tuple of one
-            batches = batches.map(lambda pictures, targets: (pictures, targets[0]))
-        step = keras.callbacks.LambdaCallback(
-            on_batch_end=lambda batch, logs, n=number: progress.on_step(
-                n, epochs, batch + 1, steps, (logs or {}).get("loss", float("nan"))
-            )
-        )
-        model.fit(
-            batches,
-            epochs=number,
-            initial_epoch=number - 1,
-            verbose=0,
-            callbacks=[*callbacks, step],
-        )
+        told.on_epoch_begin(number - 1)
+        learn(one, training, recipe, number, functools.partial(progress.on_step, number, epochs))
+        told.on_epoch_end(number - 1)
+    told.on_train_end()
+
+
+def _towards(retarget: Retarget, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    compiled: Callable[[Any, Any], Any] = tf.function(
+        lambda pictures, targets: step(pictures, retarget(pictures, targets)), reduce_retracing=True
+    )
+    return compiled
 
 
 def _wrap(model: Any, sparsity: float, step_count: int) -> Any:

@@ -308,7 +308,7 @@ def _training(folder: Path, dataset: Dataset) -> Training:
         tuple(dataset.name.split("+")),
         pictures,
         sum(e.seconds for e in epochs),
-        sum(e.number > 0 and not e.fits_heatmaps for e in epochs),
+        sum(e.number > 0 for e in epochs),
     )
 
 

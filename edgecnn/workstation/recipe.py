@@ -98,6 +98,8 @@ class Augment:
         grey: Share of the pictures that lose their colour, as a camera does at night under infrared light.
         shrink: Largest share of the resolution that is lost, as of a small picture of something far away.
         motion_px: Longest way that the camera moves while the shutter is open.
+        mosaic: Show every four pictures as one too, each at half its size: independent labels and heatmaps
+            learn from them what is small, and where.
     """
 
     flip: bool = False
@@ -118,6 +120,7 @@ class Augment:
     grey: float = 0.0
     shrink: float = 0.0
     motion_px: float = 0.0
+    mosaic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,10 +454,25 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         )
     for head in recipe.heads:
         _refuse_impossible_head(head)
+    if recipe.augment.mosaic:
+        _refuse_useless_mosaic(recipe)
     if recipe.pasted.count and not recipe.pasted.onto:
         raise RecipeError(
             "[pasted] does not say which pictures flames are put into.",
             fix='Name folders without fire and smoke, for instance onto = ["no_fire"].',
+        )
+
+
+def _refuse_useless_mosaic(recipe: Recipe) -> None:
+    if all(head.kind == "softmax" for head in recipe.heads):
+        raise RecipeError(
+            "[augment] mosaic teaches independent labels and heatmaps, and the recipe asks for neither.",
+            fix="Leave mosaic out, or add a [[heads]] of the kind sigmoid or heatmap.",
+        )
+    if recipe.input.height_px % 2 or recipe.input.width_px % 2:
+        raise RecipeError(
+            f"Pictures of {recipe.input} cannot be shrunk to a half for [augment] mosaic.",
+            fix="Make height_px and width_px even, or leave mosaic out.",
         )
 
 

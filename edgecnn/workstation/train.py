@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.generated import generated, lookalikes_for_thresholds
 from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
 from edgecnn.workstation.data.targets import Targets, join, targets_of
-from edgecnn.workstation.losses import Loss, loss_for
+from edgecnn.workstation.losses import Loss, loss_for, placed
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
-from edgecnn.workstation.models.zoo import LOGITS, build, features_of, heatmap_layer, listed
+from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
+from edgecnn.workstation.mosaics import SIDE, any_of, cut, joined, shrunk
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 from edgecnn.workstation.teachers import Teach, digests_of, open_teacher, teaching
@@ -39,11 +40,8 @@ Scores = NDArray[np.float32]
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
 
-HEATMAP_STEPS = 1500
-"""At least so many steps of fitting heatmaps to a trained trunk."""
-
-HEATMAP_RATE = 3e-3
-"""Learning rate of these: what they change is one layer."""
+MOSAIC_SHARE = 0.5
+"""How much the loss of independent labels on mosaics counts beside that on the pictures themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +130,7 @@ def train(
     training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
     keras.utils.set_random_seed(recipe.train.seed)
+    _refuse_uncut_grids(model, heads, recipe)
     if init and not state.history:
         rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
         progress.on_note(str(initialise(model, init, training.codes[np.sort(rows)])))
@@ -145,9 +144,7 @@ def train(
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(opened, model, heads, recipe.distill) if opened else None
     learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
-    places = places_that_wait(heads)
-    weights = [0.0 if x in places else weight for x, weight in enumerate(weights_of(recipe, heads))]
-    step = make_step(learner, weights, losses, optimizer, averages, teach)
+    step = make_step(learner, recipe, heads, losses, optimizer, averages, teach)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
@@ -164,28 +161,23 @@ def train(
             fix="Set train.epochs to at least 1.",
         )
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
-    history = state.history
-    if places:
-        progress.on_note("Fitting heatmaps to the trained trunk")
-        history = (*history, train_heatmaps(model, heads, training, validation, recipe, progress))
-        progress.on_epoch(history[-1])
     centre(model, heads, validation, dataset, recipe)
     best = next(e for e in state.history if e.number == state.best)
     card = model_file.Card(
         text,
         heads,
         state.data_sha256,
-        sum(e.seconds for e in history),
+        sum(e.seconds for e in state.history),
         best.number,
         best.val_top1,
         teachers_sha256,
     )
     # The model comes last: where it lies, the run is finished.
-    (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(history), indent=1))
+    (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
     draw_curve(state.history, out / "curve.svg")
     model_file.save(model, out / "model.h5", card)
     remove(checkpoint)
-    return Trained(out / "model.h5", card, history)
+    return Trained(out / "model.h5", card, state.history)
 
 
 def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
@@ -236,6 +228,16 @@ def grids_of(model: Any, heads: Sequence[Head]) -> list[tuple[int, int] | None]:
         (shape[1], shape[2]) if head.kind == "heatmap" else None
         for head, shape in zip(heads, shapes, strict=True)
     ]
+
+
+def _refuse_uncut_grids(model: Any, heads: Sequence[Head], recipe: Recipe) -> None:
+    shares = mosaic_shares(heads, recipe.augment.mosaic)
+    for head, share, grid in zip(heads, shares, grids_of(model, heads), strict=True):
+        if share and grid and any(side % SIDE for side in grid):
+            raise ModelError(
+                f"Heatmap '{head.name}' has {grid[0]} x {grid[1]} cells, and no mosaic can be cut out of it.",
+                fix="Choose height_px and width_px so that both are even: for a MobileNet, multiples of 32.",
+            )
 
 
 def read_split(dataset: Dataset, split: str, recipe: Recipe, heads: Sequence[Head], model: Any) -> Split:
@@ -336,18 +338,52 @@ def weights_of(recipe: Recipe, heads: Sequence[Head]) -> tuple[float, ...]:
     return tuple(weights.get(head.name, 1.0) for head in heads)
 
 
+def mosaic_shares(heads: Sequence[Head], mosaic: bool) -> tuple[float, ...]:
+    """Say how much each head learns from mosaics.
+
+    Beside other heads a heatmap does in any case: asked for places in whole pictures of which only the
+    label is known, a trunk lets one cell answer for all, wherever the fire is.
+
+    Args:
+        heads: Of one network.
+        mosaic: Whether independent labels, and heatmaps that stand alone, do too.
+    """
+    alone = all(head.kind == "heatmap" for head in heads)
+    return tuple(
+        float(mosaic or not alone)
+        if head.kind == "heatmap"
+        else MOSAIC_SHARE * (mosaic and not is_exclusive(head))
+        for head in heads
+    )
+
+
 def make_step(
     model: Any,
-    weights: Sequence[float],
+    recipe: Recipe,
+    heads: Sequence[Head],
     losses: Sequence[Loss],
     optimizer: Any,
     averages: Averages,
-    teacher: tuple[Teach, tuple[Loss, ...], float] | None,
+    teacher: tuple[Teach, tuple[Loss, ...], float] | None = None,
 ) -> Callable[[Any, Any], Any]:
-    """Make the function that learns from one batch and gives its loss."""
-    variables = model.trainable_variables
+    """Make the function that learns from one batch and gives its loss.
 
-    def total(pictures: Any, targets: Any, answers: list[Any]) -> Any:
+    Args:
+        model: What learns.
+        recipe: Says how much each head counts, and whether mosaics are made.
+        heads: The answers.
+        losses: One a head.
+        optimizer: Changes the weights.
+        averages: Follow them.
+        teacher: Whom to ask, the losses towards what it answers, and how much these count.
+    """
+    variables = model.trainable_variables
+    weights, shares = weights_of(recipe, heads), mosaic_shares(heads, recipe.augment.mosaic)
+    in_parts = [head.kind == "heatmap" and share > 0 for head, share in zip(heads, shares, strict=True)]
+
+    def on_pictures(pictures: Any, targets: Any) -> Any:
+        answers = listed(model(pictures, training=True))
+        targets = [placed(own) if part else own for own, part in zip(targets, in_parts, strict=True)]
         each = [loss(wanted, given) for loss, wanted, given in zip(losses, targets, answers, strict=True)]
         if teacher is not None:
             teach, soft, share = teacher
@@ -357,9 +393,22 @@ def make_step(
             ]
         return tf.add_n([weight * loss for weight, loss in zip(weights, each, strict=True)])
 
+    def on_mosaics(pictures: Any, targets: Any) -> Any:
+        answers = listed(model(joined(pictures), training=True))
+        rows = zip(losses, weights, shares, in_parts, targets, answers, strict=True)
+        return tf.add_n(
+            [
+                weight * share * (loss(shrunk(own), cut(given)) if part else loss(any_of(own), given))
+                for loss, weight, share, part, own, given in rows
+                if share
+            ]
+        )
+
     def step(pictures: Any, targets: Any) -> Any:
         with tf.GradientTape() as tape:
-            loss = total(pictures, targets, listed(model(pictures, training=True)))
+            loss = on_pictures(pictures, targets)
+            if any(shares):
+                loss += on_mosaics(pictures, targets)
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         averages.follow(optimizer.iterations)
         return loss
@@ -399,12 +448,6 @@ def freeze(model: Any, spec: TrainSpec) -> None:
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
-
-
-def compile_for(model: Any, recipe: Recipe, heads: Sequence[Head], training: Split, optimizer: Any) -> None:
-    """Tie a model to its losses, for Keras's own way of training."""
-    losses = losses_for(heads, training, recipe.train)
-    model.compile(optimizer, loss=list(losses), loss_weights=list(weights_of(recipe, heads)))
 
 
 def train_head(
@@ -464,21 +507,35 @@ def train_epoch(
     began = time.monotonic()
     reset_randomness(model, recipe.train.seed, number)
     tell = functools.partial(progress.on_step, number, recipe.train.epochs)
-    loss, share = _learn(step, training, recipe, number, tell)
+    loss, share = learn(step, training, recipe, number, tell)
     with averages.applied():
         found = evaluate(model, heads, validation)
     seconds = time.monotonic() - began
     return Epoch(number, loss, found.loss, found.top1, seconds, share, found.heads)
 
 
-def _learn(
+def learn(
     step: Callable[[Any, Any], Any],
     training: Split,
     recipe: Recipe,
     number: int,
     tell: Callable[[int, int, float], None],
 ) -> tuple[float, float]:
-    """Show every training picture once; give the mean loss and the share of time spent waiting for them."""
+    """Show every training picture once.
+
+    Args:
+        step: Learns from a batch and gives its loss.
+        training: The pictures.
+        recipe: Batch size, augmentation and seed are taken from it.
+        number: Of the epoch.
+        tell: Hears the number of each batch, how many there are, and the mean loss so far.
+
+    Returns:
+        The mean loss, and the share of the time that was spent waiting for pictures.
+
+    Raises:
+        ModelError: If the loss is no number any more.
+    """
     spec = recipe.train
     batches = training_batches(
         training.codes, training.targets, spec.batch_size, recipe.augment, spec.seed, number
@@ -497,67 +554,6 @@ def _learn(
         picture_count += len(pictures)
         tell(position + 1, total, loss_sum / picture_count)
     return loss_sum / picture_count, meter.share
-
-
-def places_that_wait(heads: Sequence[Head]) -> tuple[int, ...]:
-    """Give the numbers of the heatmaps that wait until other heads have trained the trunk."""
-    places = tuple(place for place, head in enumerate(heads) if head.kind == "heatmap")
-    return places if len(places) < len(heads) else ()
-
-
-def train_heatmaps(
-    model: Any,
-    heads: Sequence[Head],
-    training: Split,
-    validation: Split,
-    recipe: Recipe,
-    progress: Progress,
-) -> Epoch:
-    """Fit heatmaps to the trunk that the other heads have trained, which they read and leave alone.
-
-    A trunk that is asked for places too finds ways of its own: where only the picture's label is known, it
-    lets one cell answer for all.
-
-    Returns:
-        A row of history, one behind the last epoch.
-    """
-    began = time.monotonic()
-    places = places_that_wait(heads)
-    own = [heads[place] for place in places]
-    layers = [model.get_layer(f"{head.name}{LOGITS}") for head in own]
-    trunk = keras.Model(model.input, layers[0].input)
-    entry = keras.Input(layers[0].input_shape[1:])
-    last = [heatmap_layer(head) for head in own]
-    reader = keras.Model(entry, [keras.layers.Activation("sigmoid")(layer(entry)) for layer in last])
-    epochs = -(-HEATMAP_STEPS * recipe.train.batch_size // len(training.codes))
-    spec = replace(recipe.train, epochs=epochs, learning_rate=HEATMAP_RATE, warmup_epochs=0.0)
-    weights = weights_of(recipe, heads)
-    read = make_step(
-        reader,
-        [weights[place] for place in places],
-        [loss_for(head, 0.0) for head in own],
-        make_optimizer(spec, len(training.codes)),
-        Averages(reader.trainable_variables, 0.0),
-        None,
-    )
-    features = tf.function(lambda pictures: trunk(pictures, training=False), reduce_retracing=True)
-
-    def step(pictures: Any, targets: Any) -> Any:
-        return read(features(pictures), tuple(targets[place] for place in places))
-
-    first = recipe.train.epochs + 1
-    passes = [
-        _learn(
-            step, training, recipe, first + number, functools.partial(progress.on_step, number + 1, epochs)
-        )
-        for number in range(epochs)
-    ]
-    for layer, fitted in zip(layers, last, strict=True):
-        layer.set_weights(fitted.get_weights())
-    loss, share = passes[-1]
-    found = evaluate(model, heads, validation)
-    seconds = time.monotonic() - began
-    return Epoch(first, loss, found.loss, found.top1, seconds, share, found.heads, fits_heatmaps=True)
 
 
 def reset_randomness(model: Any, seed: int, epoch: int) -> None:

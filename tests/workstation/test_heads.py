@@ -33,12 +33,8 @@ from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
 from edgecnn.workstation.train import (
-    Progress,
-    places_that_wait,
     quality_of,
-    read_split,
     train,
-    train_heatmaps,
 )
 
 SIDE = 32
@@ -70,8 +66,6 @@ classes = { fire = ["fire"], smoke = ["smoke"] }
 negatives = { fire = ["meadow", "sand", "smoke"], smoke = ["meadow", "sand"] }
 """
 )
-# A trunk that no place teaches takes longer to know them.
-LONGER = RECIPE_HEADS.replace("epochs = 10", "epochs = 20")
 FIRE = Head("danger", "sigmoid", ("fire", "smoke"), independent=True)
 WHERE = Head("where", "heatmap", ("fire", "smoke"))
 
@@ -123,7 +117,7 @@ def dataset(world: tuple[Path, Path]) -> Dataset:
 
 @pytest.fixture(scope="module")
 def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(parse(LONGER), LONGER, dataset, tmp_path_factory.mktemp("run")).path
+    return train(parse(RECIPE_HEADS), RECIPE_HEADS, dataset, tmp_path_factory.mktemp("run")).path
 
 
 def test_one_network_learns_all_its_heads_from_sets_that_each_know_a_part(trained: Path) -> None:
@@ -428,28 +422,6 @@ def test_an_untrained_heatmap_pulls_at_no_trunk_and_is_twice_as_fine_as_the_last
     assert model.output_shape == (None, 4, 4, 2)
     assert all(gradient is None or not np.any(gradient) for gradient in gradients)
     assert isinstance(model.get_layer("where"), keras.layers.Activation)
-
-
-def test_a_heatmap_is_fitted_to_a_trunk_that_it_leaves_alone(trained: Path, dataset: Dataset) -> None:
-    recipe = parse(LONGER)
-    model, card = model_file.load(trained)
-    assert card is not None
-    training, validation = (read_split(dataset, x, recipe, card.heads, model) for x in ("train", "val"))
-    before = {x.name: x.numpy() for x in model.weights}
-
-    row = train_heatmaps(model, card.heads, training, validation, recipe, Progress())
-
-    moved = {x.name for x in model.weights if (x.numpy() != before[x.name]).any()}
-    assert moved == {"where_logits/kernel:0", "where_logits/bias:0"}
-    assert row.number == recipe.train.epochs + 1
-    assert row.fits_heatmaps
-    assert row.heads["where"] > 0.9
-
-
-def test_heatmaps_wait_only_where_others_train_the_trunk() -> None:
-    assert places_that_wait((WHERE,)) == ()
-    assert places_that_wait((FIRE,)) == ()
-    assert places_that_wait((WHERE, FIRE)) == (0,)
 
 
 @pytest.mark.parametrize(

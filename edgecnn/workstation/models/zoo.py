@@ -149,27 +149,16 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
 
 
 def _answer(trunk: Trunk, head: Head) -> Tensor:
+    name = f"{head.name}{LOGITS}"
     if head.kind == "heatmap":
-        logits = heatmap_layer(head)(trunk.feature_map)
+        # Its kernel starts from 0, so that an untrained heatmap pulls at no pretrained trunk; a bias of -3
+        # is a score of 0.05: most cells are empty.
+        start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
+        logits = keras.layers.Conv2D(head.neuron_count, 1, name=name, **start)(trunk.feature_map)
     else:
-        logits = keras.layers.Dense(head.neuron_count, name=f"{head.name}{LOGITS}")(trunk.flat)
+        logits = keras.layers.Dense(head.neuron_count, name=name)(trunk.flat)
     kind = "softmax" if head.kind == "softmax" else "sigmoid"
     return keras.layers.Activation(kind, name=head.name)(logits)
-
-
-def heatmap_layer(head: Head) -> Any:
-    """Make the last layer of a heatmap.
-
-    Its kernel starts from 0, so that an untrained heatmap pulls at no pretrained trunk; a bias of -3 is a
-    score of 0.05: most cells are empty.
-    """
-    return keras.layers.Conv2D(
-        head.neuron_count,
-        1,
-        kernel_initializer="zeros",
-        bias_initializer=keras.initializers.Constant(-3.0),
-        name=f"{head.name}{LOGITS}",
-    )
 
 
 def _rows(model: Any) -> Iterator[LayerRow]:
