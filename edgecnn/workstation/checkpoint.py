@@ -23,7 +23,7 @@ class Epoch:
 
     Attributes:
         number: Counted from 1; 0 is the head on the frozen trunk.
-        loss: Mean over the training pictures of the epoch, as augmented.
+        loss: Mean over the training pictures of the epoch, as augmented, with what mosaics of them add.
         val_loss: On the val split.
         val_top1: Share of the val pictures whose label is right; with several heads the mean of what
             ``heads`` says of them, heatmaps left out. The best epoch is chosen by it.

@@ -15,9 +15,10 @@ from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
-from edgecnn.workstation.backend import keras, tf, tfmot
+from edgecnn.workstation.backend import keras, tfmot
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.recipe import Recipe, folders_of, parse
+from edgecnn.workstation.step import Step, batch_loss, make_step
 from edgecnn.workstation.train import (
     Progress,
     Split,
@@ -26,7 +27,6 @@ from edgecnn.workstation.train import (
     learn,
     losses_for,
     make_optimizer,
-    make_step,
     read_split,
     read_training,
     reset_randomness,
@@ -191,7 +191,7 @@ def fine_tune(
         recipe: Batch size, augmentation, class weights and seed are taken from it.
         epochs: How many.
         learning_rate: At the start.
-        callbacks: Of Keras.
+        callbacks: Of Keras: told when it begins and at the end of each epoch.
         progress: Whom to tell.
         retarget: From a batch of varied pictures and its targets of each head to those that are learned.
     """
@@ -200,33 +200,20 @@ def fine_tune(
     gentle = replace(spec, epochs=epochs, learning_rate=learning_rate, warmup_epochs=0.0, weight_decay=0.0)
     optimizer = make_optimizer(gentle, len(training.codes))
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer)  # callbacks look for it there
-    losses = losses_for(heads, training, spec)
-    step = make_step(model, recipe, heads, losses, optimizer, Averages((), 0.0))
+    loss = batch_loss(model, recipe, heads, losses_for(heads, training, spec))
     if retarget is not None:
-        step = _towards(retarget, step)
+        loss = _towards(retarget, loss)
+    step = make_step(model, loss, optimizer, Averages((), 0.0))
     told = keras.callbacks.CallbackList(list(callbacks), model=model)
-
-    def one(pictures: Any, targets: Any) -> Any:
-        told.on_train_batch_begin(0)
-        loss = step(pictures, targets)
-        told.on_train_batch_end(0)
-        return loss
-
     told.on_train_begin()
     for number in range(1, epochs + 1):
         reset_randomness(model, spec.seed, number)
-        told.on_epoch_begin(number - 1)
-        learn(one, training, recipe, number, functools.partial(progress.on_step, number, epochs))
+        learn(step, training, recipe, number, functools.partial(progress.on_step, number, epochs))
         told.on_epoch_end(number - 1)
-    told.on_train_end()
 
 
-def _towards(retarget: Retarget, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    compiled: Callable[[Any, Any], Any] = tf.function(
-        lambda pictures, targets: step(pictures, retarget(pictures, targets)), reduce_retracing=True
-    )
-    return compiled
+def _towards(retarget: Retarget, loss: Step) -> Step:
+    return lambda pictures, targets: loss(pictures, retarget(pictures, targets))
 
 
 def _wrap(model: Any, sparsity: float, step_count: int) -> Any:

@@ -454,25 +454,20 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         )
     for head in recipe.heads:
         _refuse_impossible_head(head)
-    if recipe.augment.mosaic:
-        _refuse_useless_mosaic(recipe)
-    if recipe.pasted.count and not recipe.pasted.onto:
-        raise RecipeError(
-            "[pasted] does not say which pictures flames are put into.",
-            fix='Name folders without fire and smoke, for instance onto = ["no_fire"].',
-        )
-
-
-def _refuse_useless_mosaic(recipe: Recipe) -> None:
-    if all(head.kind == "softmax" for head in recipe.heads):
+    if recipe.augment.mosaic and all(head.kind == "softmax" for head in recipe.heads):
         raise RecipeError(
             "[augment] mosaic teaches independent labels and heatmaps, and the recipe asks for neither.",
             fix="Leave mosaic out, or add a [[heads]] of the kind sigmoid or heatmap.",
         )
-    if recipe.input.height_px % 2 or recipe.input.width_px % 2:
+    if not recipe.train.epochs and any(head.kind == "heatmap" for head in recipe.heads):
         raise RecipeError(
-            f"Pictures of {recipe.input} cannot be shrunk to a half for [augment] mosaic.",
-            fix="Make height_px and width_px even, or leave mosaic out.",
+            "train.epochs = 0 trains last layers on the trunk's features, which tell a heatmap nothing.",
+            fix="Set train.epochs to at least 1, or leave the heatmap out.",
+        )
+    if recipe.pasted.count and not recipe.pasted.onto:
+        raise RecipeError(
+            "[pasted] does not say which pictures flames are put into.",
+            fix='Name folders without fire and smoke, for instance onto = ["no_fire"].',
         )
 
 

@@ -29,19 +29,16 @@ from edgecnn.workstation.losses import Loss, loss_for, placed
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
-from edgecnn.workstation.mosaics import SIDE, any_of, cut, joined, shrunk
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
-from edgecnn.workstation.teachers import Teach, digests_of, open_teacher, teaching
+from edgecnn.workstation.step import Step, batch_loss, make_step, refuse_uncut, weights_of
+from edgecnn.workstation.teachers import digests_of, open_teacher, teaching
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
-
-MOSAIC_SHARE = 0.5
-"""How much the loss of independent labels on mosaics counts beside that on the pictures themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class Quality:
     """How good a model is on a split.
 
     Attributes:
-        loss: Sum over the heads.
+        loss: Sum over the heads; of a heatmap where the place is known.
         top1: The mean of ``heads``, heatmaps left out: with few boxes, chance would choose the epoch.
         heads: By head, as in ``Epoch``.
     """
@@ -126,11 +123,11 @@ def train(
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
     model = build(recipe.model, recipe.input, heads)
+    refuse_uncut(model, heads, recipe)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
     keras.utils.set_random_seed(recipe.train.seed)
-    _refuse_uncut_grids(model, heads, recipe)
     if init and not state.history:
         rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
         progress.on_note(str(initialise(model, init, training.codes[np.sort(rows)])))
@@ -144,7 +141,7 @@ def train(
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(opened, model, heads, recipe.distill) if opened else None
     learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
-    step = make_step(learner, recipe, heads, losses, optimizer, averages, teach)
+    step = make_step(learner, batch_loss(learner, recipe, heads, losses, teach), optimizer, averages)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
             if not recipe.train.head_epochs:
@@ -228,16 +225,6 @@ def grids_of(model: Any, heads: Sequence[Head]) -> list[tuple[int, int] | None]:
         (shape[1], shape[2]) if head.kind == "heatmap" else None
         for head, shape in zip(heads, shapes, strict=True)
     ]
-
-
-def _refuse_uncut_grids(model: Any, heads: Sequence[Head], recipe: Recipe) -> None:
-    shares = mosaic_shares(heads, recipe.augment.mosaic)
-    for head, share, grid in zip(heads, shares, grids_of(model, heads), strict=True):
-        if share and grid and any(side % SIDE for side in grid):
-            raise ModelError(
-                f"Heatmap '{head.name}' has {grid[0]} x {grid[1]} cells, and no mosaic can be cut out of it.",
-                fix="Choose height_px and width_px so that both are even: for a MobileNet, multiples of 32.",
-            )
 
 
 def read_split(dataset: Dataset, split: str, recipe: Recipe, heads: Sequence[Head], model: Any) -> Split:
@@ -332,91 +319,6 @@ def losses_for(heads: Sequence[Head], training: Split, spec: TrainSpec) -> tuple
     )
 
 
-def weights_of(recipe: Recipe, heads: Sequence[Head]) -> tuple[float, ...]:
-    """Give the weight of each head's loss."""
-    weights = {spec.name: spec.weight for spec in recipe.heads}
-    return tuple(weights.get(head.name, 1.0) for head in heads)
-
-
-def mosaic_shares(heads: Sequence[Head], mosaic: bool) -> tuple[float, ...]:
-    """Say how much each head learns from mosaics.
-
-    Beside other heads a heatmap does in any case: asked for places in whole pictures of which only the
-    label is known, a trunk lets one cell answer for all, wherever the fire is.
-
-    Args:
-        heads: Of one network.
-        mosaic: Whether independent labels, and heatmaps that stand alone, do too.
-    """
-    alone = all(head.kind == "heatmap" for head in heads)
-    return tuple(
-        float(mosaic or not alone)
-        if head.kind == "heatmap"
-        else MOSAIC_SHARE * (mosaic and not is_exclusive(head))
-        for head in heads
-    )
-
-
-def make_step(
-    model: Any,
-    recipe: Recipe,
-    heads: Sequence[Head],
-    losses: Sequence[Loss],
-    optimizer: Any,
-    averages: Averages,
-    teacher: tuple[Teach, tuple[Loss, ...], float] | None = None,
-) -> Callable[[Any, Any], Any]:
-    """Make the function that learns from one batch and gives its loss.
-
-    Args:
-        model: What learns.
-        recipe: Says how much each head counts, and whether mosaics are made.
-        heads: The answers.
-        losses: One a head.
-        optimizer: Changes the weights.
-        averages: Follow them.
-        teacher: Whom to ask, the losses towards what it answers, and how much these count.
-    """
-    variables = model.trainable_variables
-    weights, shares = weights_of(recipe, heads), mosaic_shares(heads, recipe.augment.mosaic)
-    in_parts = [head.kind == "heatmap" and share > 0 for head, share in zip(heads, shares, strict=True)]
-
-    def on_pictures(pictures: Any, targets: Any) -> Any:
-        answers = listed(model(pictures, training=True))
-        targets = [placed(own) if part else own for own, part in zip(targets, in_parts, strict=True)]
-        each = [loss(wanted, given) for loss, wanted, given in zip(losses, targets, answers, strict=True)]
-        if teacher is not None:
-            teach, soft, share = teacher
-            each = [
-                hard if taught is None else (1 - share) * hard + share * loss(taught, given)
-                for hard, taught, loss, given in zip(each, teach(pictures), soft, answers, strict=True)
-            ]
-        return tf.add_n([weight * loss for weight, loss in zip(weights, each, strict=True)])
-
-    def on_mosaics(pictures: Any, targets: Any) -> Any:
-        answers = listed(model(joined(pictures), training=True))
-        rows = zip(losses, weights, shares, in_parts, targets, answers, strict=True)
-        return tf.add_n(
-            [
-                weight * share * (loss(shrunk(own), cut(given)) if part else loss(any_of(own), given))
-                for loss, weight, share, part, own, given in rows
-                if share
-            ]
-        )
-
-    def step(pictures: Any, targets: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = on_pictures(pictures, targets)
-            if any(shares):
-                loss += on_mosaics(pictures, targets)
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        averages.follow(optimizer.iterations)
-        return loss
-
-    compiled: Callable[[Any, Any], Any] = tf.function(step, reduce_retracing=True)
-    return compiled
-
-
 def make_optimizer(spec: TrainSpec, picture_count: int) -> Any:
     """Make the optimizer with its half cosine, after a linear warm-up.
 
@@ -495,7 +397,7 @@ def train_head(
 def train_epoch(
     model: Any,
     heads: Sequence[Head],
-    step: Callable[[Any, Any], Any],
+    step: Step,
     averages: Averages,
     training: Split,
     validation: Split,
@@ -515,7 +417,7 @@ def train_epoch(
 
 
 def learn(
-    step: Callable[[Any, Any], Any],
+    step: Step,
     training: Split,
     recipe: Recipe,
     number: int,
@@ -548,7 +450,8 @@ def learn(
         if not np.isfinite(loss):
             raise ModelError(
                 f"Training diverged: the loss became {loss} in epoch {number}.",
-                fix="Lower train.learning_rate, or set train.warmup_epochs = 1.",
+                fix="Lower train.learning_rate, or set train.warmup_epochs = 1; for what fine-tunes a model, "
+                "lower --learning-rate, or train the model so.",
             )
         loss_sum += loss * len(pictures)
         picture_count += len(pictures)
@@ -590,10 +493,14 @@ def predict(
 def evaluate(model: Any, heads: Sequence[Head], split: Split) -> Quality:
     """Measure a model on a split."""
     found = list(zip(heads, answers(model, split.codes), split.targets, strict=True))
-    loss = sum(float(loss_for(head, 0.0)(targets.all(), scores)) for head, scores, targets in found)
+    loss = sum(float(loss_for(head, 0.0)(_known(targets, head), scores)) for head, scores, targets in found)
     quality = {head.name: quality_of(scores, targets, head) for head, scores, targets in found}
     chosen = [quality[head.name] for head in heads if head.kind != "heatmap"] or list(quality.values())
     return Quality(loss, float(np.mean(chosen)), quality)
+
+
+def _known(targets: Targets, head: Head) -> Any:
+    return placed(targets.all()) if head.kind == "heatmap" else targets.all()
 
 
 def quality_of(scores: Scores, targets: Targets, head: Head) -> float:

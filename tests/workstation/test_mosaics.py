@@ -10,14 +10,16 @@ from test_heads import FIRE, RECIPE_HEADS, WHERE, write_world
 
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError, RecipeError
-from edgecnn.workstation.averages import Averages
-from edgecnn.workstation.backend import keras, tf
+from edgecnn.workstation.backend import keras, tf, tfmot
 from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.data.targets import SOMEWHERE
-from edgecnn.workstation.losses import loss_for, placed
+from edgecnn.workstation.losses import loss_for, soft_loss_for
+from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.mosaics import any_of, cut, joined, shrunk
+from edgecnn.workstation.prune import fine_tune, is_prunable
 from edgecnn.workstation.recipe import folders_of, parse
-from edgecnn.workstation.train import MOSAIC_SHARE, make_step, mosaic_shares, train
+from edgecnn.workstation.step import MOSAIC_SHARE, batch_loss, mosaic_shares
+from edgecnn.workstation.train import Progress, heads_of, read_split, train
 
 NAN = float("nan")
 WITH_MOSAIC = RECIPE_HEADS.replace("[augment]", "[augment]\nmosaic = true")
@@ -65,32 +67,82 @@ def test_a_mosaic_shows_what_one_of_its_pictures_shows(four: list[float], expect
     np.testing.assert_array_equal(any_of(tf.constant(four, tf.float32)[:, None]), np.float32([[expected]]))
 
 
-def test_the_quarter_that_burns_is_learned_where_no_picture_says_where() -> None:
+def sure_of_red(heads: int) -> keras.Model:
+    """Give a network of fixed answers: logits 1 for fire where a picture is red, -2 for all else."""
     picture = keras.Input((4, 4, 3))
-    where = keras.layers.Conv2D(2, 1, activation="sigmoid", name="where")(picture)
-    model = keras.Model(picture, [keras.layers.GlobalAveragePooling2D()(where), where])
+    where = keras.layers.Conv2D(2, 1, activation="sigmoid", name="where")
+    flat = keras.layers.Dense(2, activation="sigmoid", name="danger")
+    outputs = [flat(keras.layers.GlobalMaxPooling2D()(picture)), where(picture)][:heads]
+    model = keras.Model(picture, outputs)
+    kernel = np.float32([[3, 0], [0, 0], [0, 0]])
+    for layer in (flat, where)[:heads]:
+        layer.set_weights([kernel.reshape(layer.kernel.shape), np.float32([-2, -2])])
+    return model
+
+
+def one_red_of_four() -> tf.Tensor:
     pictures = np.zeros((4, 4, 4, 3), np.float32)
-    pictures[1, ..., 0] = 1  # red
-    unknown = np.full((4, 2), np.nan, np.float32)
+    pictures[1, ..., 0] = 1
+    return tf.constant(pictures)
+
+
+MISSED, RIGHT = np.log1p(np.exp(-1)), np.log1p(np.exp(-2))  # the losses of those two logits
+
+
+def test_beside_other_heads_only_mosaics_teach_a_heatmap_from_pictures_that_do_not_say_where() -> None:
     cells = np.zeros((4, 4, 4, 2), np.float32)
     cells[1, ..., 0] = SOMEWHERE
-    heads = (FIRE, WHERE)
-    losses = [loss_for(head, 0.0) for head in heads]
-    optimizer, following = keras.optimizers.SGD(1.0), Averages(model.trainable_variables, 0.0)
-    step = make_step(model, parse(RECIPE_HEADS), heads, losses, optimizer, following)
+    unknown = tf.fill((4, 2), NAN)
+    losses = [loss_for(head, 0.0) for head in (FIRE, WHERE)]
+    loss = batch_loss(sure_of_red(2), parse(RECIPE_HEADS), (FIRE, WHERE), losses)
 
-    for _ in range(300):
-        step(tf.constant(pictures), (tf.constant(unknown), tf.constant(cells)))
+    found = float(loss(one_red_of_four(), (unknown, tf.constant(cells))))
 
-    heat = model(joined(tf.constant(pictures)))[1].numpy()[0, ..., 0]
-    assert heat[:2, 2:].min() > 0.8
-    assert np.delete(heat.ravel(), [2, 3, 6, 7]).max() < 0.2
+    assert found == pytest.approx(RIGHT + (7 * RIGHT + MISSED) / 8, rel=1e-5)
 
 
-def test_a_whole_picture_teaches_a_heatmap_beside_other_heads_only_known_places() -> None:
-    targets = np.float32([[[[SOMEWHERE, 0, 0.7, NAN]]]])
+@pytest.mark.parametrize("text", [RECIPE_HEADS, WITH_MOSAIC], ids=["no mosaic", "mosaic"])
+def test_independent_labels_learn_half_as_much_from_mosaics_as_from_their_pictures(text: str) -> None:
+    labels = np.zeros((4, 2), np.float32)
+    labels[1, 0] = 1
+    loss = batch_loss(sure_of_red(1), parse(text), (FIRE,), [loss_for(FIRE, 0.0)])
 
-    np.testing.assert_array_equal(placed(tf.constant(targets)), np.float32([[[[NAN, 0, 0.7, NAN]]]]))
+    found = float(loss(one_red_of_four(), (tf.constant(labels),)))
+
+    pictures, mosaic = (7 * RIGHT + MISSED) / 8, (RIGHT + MISSED) / 2
+    assert found == pytest.approx(pictures + MOSAIC_SHARE * mosaic * (text == WITH_MOSAIC), rel=1e-5)
+
+
+def test_a_teacher_is_asked_about_mosaics_too() -> None:
+    seen = []
+
+    def teach(pictures: tf.Tensor) -> tuple[tf.Tensor]:
+        seen.append(len(pictures))
+        return (tf.fill((len(pictures), 2), 1.0),)
+
+    taught = teach, (soft_loss_for(FIRE, 1.0),), 1.0
+    labels = tf.zeros((4, 2))
+    loss = batch_loss(sure_of_red(1), parse(WITH_MOSAIC), (FIRE,), [loss_for(FIRE, 0.0)], taught)
+
+    found = float(loss(one_red_of_four(), (labels,)))
+
+    surprised = np.log1p(np.exp(2))
+    pictures, mosaic = (7 * surprised + MISSED) / 8, (surprised + MISSED) / 2
+    assert seen == [5]
+    assert found == pytest.approx(pictures + MOSAIC_SHARE * mosaic, rel=1e-3)
+
+
+def test_a_batch_with_its_mosaics_is_one_call_of_the_network() -> None:
+    """Batch norm follows each call, and TFMOT's pruning counts it."""
+    picture = keras.Input((4, 4, 3))
+    norm = keras.layers.BatchNormalization(momentum=0.5, name="norm")
+    flat = keras.layers.Dense(2, activation="sigmoid")(keras.layers.GlobalAveragePooling2D()(norm(picture)))
+    model = keras.Model(picture, flat)
+    loss = batch_loss(model, parse(WITH_MOSAIC), (FIRE,), [loss_for(FIRE, 0.0)])
+
+    loss(tf.ones((4, 4, 4, 3)), (tf.zeros((4, 2)),))
+
+    np.testing.assert_allclose(norm.moving_mean, 0.5)
 
 
 def test_independent_labels_learn_from_mosaics_if_asked_and_heatmaps_beside_other_heads_always() -> None:
@@ -107,17 +159,42 @@ def test_independent_labels_learn_from_mosaics_if_asked_and_heatmaps_beside_othe
     ("text", "message"),
     [
         (WITH_MOSAIC[: WITH_MOSAIC.index('[[heads]]\nname = "danger"')], "mosaic teaches independent labels"),
-        (WITH_MOSAIC.replace("height_px = 32", "height_px = 31"), "cannot be shrunk to a half"),
+        (RECIPE_HEADS.replace("epochs = 10", "epochs = 0\nhead_epochs = 3"), "tell a heatmap nothing"),
     ],
 )
-def test_mosaics_that_teach_nothing_or_have_no_halves_are_refused(text: str, message: str) -> None:
+def test_recipes_that_teach_a_head_nothing_are_refused(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse(text)
 
 
-def test_a_heatmap_that_no_mosaic_can_be_cut_out_of_is_refused(tmp_path: Path) -> None:
-    text = WITH_MOSAIC.replace("height_px = 32", "height_px = 34")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RECIPE_HEADS.replace("height_px = 32", "height_px = 31"), "31 x 32 pixels have no halves"),
+        (RECIPE_HEADS.replace("height_px = 32", "height_px = 34"), "17 x 16 cells of the heatmap 'where'"),
+        (RECIPE_HEADS.replace("batch_size = 16", "batch_size = 3"), "a batch has 3"),
+    ],
+)
+def test_what_no_mosaic_can_be_made_of_is_refused(tmp_path: Path, text: str, message: str) -> None:
     data = open_dataset(write_world(tmp_path / "world"), folders_of(parse(text)))
 
-    with pytest.raises(ModelError, match="no mosaic can be cut out"):
+    with pytest.raises(ModelError, match=message):
         train(parse(text), text, data, tmp_path / "run")
+
+
+def test_the_ramp_of_pruning_takes_as_many_steps_as_there_are_batches(tmp_path: Path) -> None:
+    recipe = parse(WITH_MOSAIC)
+    data = open_dataset(write_world(tmp_path / "world"), folders_of(recipe))
+    heads = heads_of(recipe, data)
+    model = build(recipe.model, recipe.input, heads)
+    training = read_split(data, "train", recipe, heads, model)
+    toolkit = tfmot().sparsity.keras
+    wrapped = keras.models.clone_model(
+        model, clone_function=lambda x: toolkit.prune_low_magnitude(x) if is_prunable(x) else x
+    )
+
+    callbacks = [toolkit.UpdatePruningStep()]
+    fine_tune(wrapped, heads, training, recipe, 1, 1e-3, callbacks, Progress())
+
+    steps = {int(x) for x in wrapped.weights if "pruning_step" in x.name}
+    assert steps == {-(-len(training.codes) // recipe.train.batch_size)}

@@ -12,9 +12,9 @@ from edgecnn.core.prediction import Head
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.channels.graph import ChannelGraph
 from edgecnn.workstation.losses import loss_for
-from edgecnn.workstation.models.zoo import listed
 from edgecnn.workstation.recipe import Recipe
-from edgecnn.workstation.train import Split, weights_of
+from edgecnn.workstation.step import batch_loss
+from edgecnn.workstation.train import Split
 
 PICTURE_COUNT = 1024
 """Pictures that importance is judged on."""
@@ -50,16 +50,14 @@ def importance(
     readers = [(model.get_layer(name), c.reads) for name, c in graph.couplings.items() if c.is_dense]
     kernels = [layer.kernel for layer, _ in readers]
     losses = [loss_for(head, recipe.train.label_smoothing) for head in heads]
-    weights = weights_of(recipe, heads)
+    loss = batch_loss(model, recipe, heads, losses, training=False)
     targets = [target.all() for target in training.targets]
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow comes without types
     def effects(pictures: Any, wanted: list[Any]) -> list[Any]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
-            given = listed(model(pictures, training=False))
-            rows = zip(weights, losses, wanted, given, strict=True)
-            value = tf.add_n([weight * loss(target, answer) for weight, loss, target, answer in rows])
+            value = loss(pictures, wanted)
         gradients = tape.gradient(value, kernels, unconnected_gradients="zero")
         # Over everything but the input channels, which stand last but one.
         return [

@@ -160,7 +160,7 @@ def distilled(parent: Any) -> Retarget:
 
     Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean. Where
     the target is not known, the parent's answer is the whole of it. A heatmap of which only the picture
-    is known keeps saying so: its strongest cells answer for it.
+    is known keeps saying so.
 
     Source:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,
