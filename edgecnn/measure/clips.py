@@ -26,7 +26,7 @@ class _Watch:
         aim: Which score, and which heatmap.
         shows: Whether the clip shows the label.
         scores: Of each frame.
-        hits: Of each frame with a box, whether the heatmap's strongest cell lies in one.
+        hits: Of each frame with a box, whether the heatmap's peak lies in one.
     """
 
     name: str

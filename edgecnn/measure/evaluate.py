@@ -121,7 +121,7 @@ class Pictures:
 
 Hits = dict[str, dict[str, list[bool]]]
 """By heatmap and label: of each picture with a box of the label, in the order of the pictures, whether the
-centre of the heatmap's strongest cell lies in one."""
+heatmap's peak lies in one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How often the strongest cell of a heatmap lies where something is."""
+"""How often the peak of a heatmap lies where something is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edgecnn.measure.accuracy import wilson
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Of the pictures or frames with boxes of a label, how many have the strongest cell's centre in one.
+    """Of the pictures or frames with boxes of a label, how many have the heatmap's peak in one.
 
     Attributes:
         share: Of those with boxes.
         low: Lower end of the 95 % Wilson interval.
         high: Upper end of it.
         count: Pictures or frames with a box.
-        inside_count: Those of which the centre of the strongest cell lies in a box.
+        inside_count: Those of which the peak lies in a box.
         trial_count: What the interval counts as tried: pictures, but of a clip its seconds.
     """
 
@@ -30,13 +30,13 @@ class Place:
 
 
 def place_of(hits: Sequence[bool], times_s: Sequence[float] | None = None) -> Place | None:
-    """Sum up where the strongest cells lie; None where nothing has a box.
+    """Sum up where the peaks lie; None where nothing has a box.
 
     Frames of a clip are no experiments of their own: the next one shows the same fire. The interval
     counts all frames of one second as one, which is right if they agree and too careful if they do not.
 
     Args:
-        hits: Of each picture or frame with a box, whether the strongest cell's centre lies in one.
+        hits: Of each picture or frame with a box, whether the peak lies in one.
         times_s: When each frame is shown, for frames of one clip.
 
     Source:

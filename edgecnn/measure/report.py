@@ -115,7 +115,7 @@ class Comparison:
         flipped_count: Pictures on which they decide differently.
         parity: How far their scores lie apart.
         flipped: These pictures, the widest difference first.
-        place: Of a heatmap by label, what is lost of the share of boxed pictures whose strongest cell lies
+        place: Of a heatmap by label, what is lost of the share of boxed pictures whose peak lies
             in a box.
     """
 

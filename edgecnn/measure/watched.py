@@ -42,7 +42,7 @@ class Watched:
         delay_s: From what is to be seen to the first alarm: from the first frame with a box of the label,
             or where there are no boxes from the clip's first. Below 0 the alarm came before; None without
             an alarm, or where the clip does not show the label.
-        place: Of the frames with a box, how often the heatmap's strongest cell lies in one; None without
+        place: Of the frames with a box, how often the heatmap's peak lies in one; None without
             boxes or without a heatmap.
         scores: Of each frame.
         smoothed: Of each frame, what the alarm goes by.

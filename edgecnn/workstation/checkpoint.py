@@ -31,7 +31,7 @@ class Epoch:
         waiting_share: Share of that time in which the training step waited for pictures.
         heads: By head, how good it is on val: the share of right labels; of labels that do not exclude
             each other the mean area under the ROC curve; of a heatmap the share of pictures with boxes
-            whose strongest cell lies in one.
+            whose peak lies in one.
     """
 
     number: int

@@ -530,9 +530,9 @@ def quality_of(scores: Scores, targets: Targets, head: Head) -> float:
 
 
 def peaks_inside(scores: Scores, targets: Targets) -> NDArray[np.bool_]:
-    """Say for each label with a box in each picture whether the heatmap's strongest cell lies in one.
+    """Say for each label with a box in each picture whether the heatmap's peak lies in one.
 
-    The centre of the cell decides, as it does when ``edgecnn bench`` measures.
+    As ``edgecnn bench`` measures it.
 
     Args:
         scores: Shape (count, rows, columns, labels).

@@ -37,7 +37,7 @@ class LabelFigures:
         accuracy: Share of all pictures of which is known whether they show it that were decided right; None
             for a softmax of three labels or more, which is right or wrong as a whole.
         auc: Area under its ROC curve; likewise.
-        place: Of a heatmap, share of the pictures with boxes of the label whose strongest cell lies in one.
+        place: Of a heatmap, share of the pictures with boxes of the label whose peak lies in one.
         unknown: Share of the pictures of which nobody says whether they show it that were decided for it.
     """
 
@@ -124,7 +124,7 @@ class ClipFigures:
         shows: Whether the clip shows it; None where nobody says.
         seconds: How long the clip is.
         alarm: In words: when it came, and whether it should have.
-        place: Share of the frames with boxes whose strongest cell lies in one; None without.
+        place: Share of the frames with boxes whose peak lies in one; None without.
     """
 
     clip: str

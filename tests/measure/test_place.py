@@ -73,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize(("height_px", "width_px"), [(240, 320), (180, 640), (500, 200)])
-def test_the_strongest_cell_lies_in_the_box_of_the_flame_in_pictures_of_any_shape(
+def test_the_peak_lies_in_the_box_of_the_flame_in_pictures_of_any_shape(
     models: dict[str, Path], resize: str, height_px: int, width_px: int
 ) -> None:
     items = flames(height_px, width_px)
@@ -125,6 +125,17 @@ def test_a_cell_belongs_to_one_of_two_boxes_that_touch_and_never_to_a_border() -
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 
     assert [lies_in(peak_of(heat), [box]) for box in (left, right)] == [False, True]
+
+
+def test_a_peak_leans_towards_the_stronger_neighbours_of_its_cell_and_never_leaves_them() -> None:
+    heat = np.zeros((8, 10), np.float32)
+    heat[3, 4:6], heat[4, 4] = (0.9, 0.6), 0.3
+    heat[0, 9] = 0.8  # another one, far away
+
+    x, y = peak_of(heat)
+
+    assert (x, y) == pytest.approx(((4.5 + 0.6 / 1.8) / 10, (3.5 + 0.3 / 1.8) / 8))
+    assert peak_of(np.zeros((4, 4), np.float32)) == (0.125, 0.125)
 
 
 def test_of_equally_strong_cells_the_one_in_the_warmest_place_counts() -> None:
