@@ -177,7 +177,7 @@ def test_a_picture_is_varied_alike_in_any_batch_size() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("field", list(Augment.__dataclass_fields__))
+@pytest.mark.parametrize("field", sorted(set(Augment.__dataclass_fields__) - {"mosaic"}))  # of four pictures
 def test_each_way_of_varying_changes_pixels_and_keeps_the_shape(field: str, channels: int) -> None:
     if channels == 1 and field in ("saturation", "hue_degrees", "white_balance", "grey"):
         pytest.skip("a grey picture has no colour to change")
