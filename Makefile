@@ -118,7 +118,7 @@ out/stress: | .venv/ready
 	$(BIN)/edgecnn data render stress --out $@
 
 # The models that ship. 'make zoo MODEL=digits' makes one again, a killed run goes on, and says whether it
-# reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel an hour.
+# reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel an hour and a half.
 MODEL ?= digits
 RECIPE_digits := digits-small
 RECIPE_cifar10 := cifar10-distilled

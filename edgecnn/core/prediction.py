@@ -82,7 +82,7 @@ class Prediction:
     times: StageTimes
 
     def by_label(self, heads: Sequence[Head]) -> dict[str, dict[str, float]]:
-        """Scores by head and label, for printing; a heatmap gives its peak."""
+        """Scores by head and label, for printing; a heatmap gives its highest cell."""
         return {
             head.name: {
                 label: float(self.heads[head.name][..., column].max())

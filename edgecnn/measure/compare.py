@@ -27,7 +27,7 @@ class Trial:
         scores: By head, shape (picture_count, label_count).
         times: Milliseconds, shape (calls, 3).
         memory: Peak memory.
-        hits: Where its heatmaps are strongest.
+        hits: Whether the peaks of its heatmaps lie in boxes.
     """
 
     model: Model
@@ -123,7 +123,7 @@ def _compare_head(
 
 
 def _hits_of(one: Trial, other: Trial, head: Head) -> Iterator[tuple[str, list[bool], list[bool]]]:
-    """Give label by label where two models' heatmaps are strongest on the same boxed pictures."""
+    """Give label by label whether two models' peaks lie in the boxes of the same pictures."""
     for label, hits in one.hits.get(head.name, {}).items():
         others = other.hits.get(head.name, {}).get(label, [])
         if hits and len(hits) == len(others):

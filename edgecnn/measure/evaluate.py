@@ -253,7 +253,7 @@ def evaluate(models: Sequence[Model], pictures: Pictures, progress: Progress = s
                 for model, columns, seen in zip(models, rows, hits, strict=True):
                     answers = model.scores(found.codes[model.input])
                     for head, scores in answers.items():
-                        columns[head].append(_peak(scores))
+                        columns[head].append(_highest(scores))
                     if boxes and seen:
                         _look_where(seen, answers, model, boxes, Window.of(model.input, *found.size_px))
             tick()
@@ -278,7 +278,7 @@ def _look_where(
     boxes: Mapping[str, Sequence[Box]],
     window: Window,
 ) -> None:
-    """Take note of where the heatmaps of one picture are strongest."""
+    """Take note of whether the peaks of one picture's heatmaps lie in its boxes."""
     for head in model.heads:
         # Of a foreign file an output of two axes may pass for a heatmap; it has no place.
         if head.name in hits and answers[head.name].ndim == 3:
@@ -288,8 +288,8 @@ def _look_where(
                     hits[head.name][label].append(lies_in(peak, boxes[label]))
 
 
-def _peak(scores: Scores) -> NDArray[np.float32]:
-    """Take a heatmap for what its strongest cells say of the whole picture."""
+def _highest(scores: Scores) -> NDArray[np.float32]:
+    """Take a heatmap for what its strongest cell says of the whole picture."""
     return scores.reshape(-1, scores.shape[-1]).max(axis=0) if scores.ndim > 1 else scores
 
 

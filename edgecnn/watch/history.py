@@ -28,7 +28,7 @@ class Series:
 
     Attributes:
         at_s: Shape (rows,), on the clock of the frames, rising.
-        scores: By head, shape (rows, label_count); a heatmap counts by its peak.
+        scores: By head, shape (rows, label_count); a heatmap counts by its highest cell.
     """
 
     at_s: NDArray[np.float64]
@@ -69,7 +69,7 @@ class History:
             last_at_s = self._at_s[(self._count - 1) % self._rows] if self._count else -np.inf
             if last_at_s <= at_s < last_at_s + self._every_s:
                 return
-            rows = {name: _peaks(scores) for name, scores in prediction.heads.items()}
+            rows = {name: _highest(scores) for name, scores in prediction.heads.items()}
             # Another model has other scores, and a clip that is played again runs back in time.
             shapes = {name: (self._rows, len(row)) for name, row in rows.items()}
             if at_s < last_at_s or shapes != {name: known.shape for name, known in self._scores.items()}:
@@ -158,6 +158,6 @@ def thin(at_s: NDArray[np.float64], values: NDArray[np.float32], every_s: float)
     return [[round(float(t), 3), round(float(v), 4)] for t, v in zip(at_s[starts], highest, strict=True)]
 
 
-def _peaks(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def _highest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give one score per label; of a heatmap, its highest cell."""
     return scores if scores.ndim == 1 else scores.max(axis=(0, 1))

@@ -35,7 +35,7 @@ class Status:
         age_ms: How old the last frame was when it was decided on; None where its source has another
             clock.
         times: Stages of the last prediction; None before the first.
-        scores: The last ones, by head and label; of a heatmap its peak.
+        scores: The last ones, by head and label; of a heatmap its highest cell.
         smoothed: What the alarm makes of them, by label.
         alarms: Labels whose alarm lasts.
         faults: What is wrong now.

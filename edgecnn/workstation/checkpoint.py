@@ -25,13 +25,13 @@ class Epoch:
         number: Counted from 1; 0 is the head on the frozen trunk.
         loss: Mean over the training pictures of the epoch, as augmented, with what mosaics of them add.
         val_loss: On the val split.
-        val_top1: Share of the val pictures whose label is right; with several heads the mean of what
-            ``heads`` says of them, heatmaps left out. The best epoch is chosen by it.
+        val_top1: The mean of ``heads``, heatmaps left out where there are others. The best epoch is chosen
+            by it.
         seconds: Of the epoch.
         waiting_share: Share of that time in which the training step waited for pictures.
         heads: By head, how good it is on val: the share of right labels; of labels that do not exclude
             each other the mean area under the ROC curve; of a heatmap the share of pictures with boxes
-            whose peak lies in one.
+            whose peak lies in one, or without any boxes that area, of its strongest cell.
     """
 
     number: int

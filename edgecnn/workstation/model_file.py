@@ -34,7 +34,7 @@ class Card:
         heads: The answers, with their labels.
         data_sha256: Digest of the training pictures.
         seconds: Training time.
-        best_epoch: The epoch whose weights these are, by accuracy on val.
+        best_epoch: The epoch whose weights these are: the best on val, or the last.
         val_top1: That accuracy.
         teachers_sha256: By name, digests of the models whose answers it learned from too.
     """

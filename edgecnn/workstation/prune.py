@@ -188,7 +188,8 @@ def fine_tune(
         model: What is trained.
         heads: Its answers.
         training: Pictures of the train split.
-        recipe: Batch size, augmentation, class weights and seed are taken from it.
+        recipe: Says what a batch teaches, as in training but without teachers; how long and how fast is
+            said below.
         epochs: How many.
         learning_rate: At the start.
         callbacks: Of Keras: told when it begins and at the end of each epoch.

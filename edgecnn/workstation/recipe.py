@@ -98,8 +98,8 @@ class Augment:
         grey: Share of the pictures that lose their colour, as a camera does at night under infrared light.
         shrink: Largest share of the resolution that is lost, as of a small picture of something far away.
         motion_px: Longest way that the camera moves while the shutter is open.
-        mosaic: Show every four pictures as one too, each at half its size: independent labels and heatmaps
-            learn from them what is small, and where.
+        mosaic: Show every four pictures as one too, each at half its size: independent labels, and
+            heatmaps that stand alone, learn from them too; a heatmap beside other heads does in any case.
     """
 
     flip: bool = False
@@ -129,7 +129,8 @@ class TrainSpec:
 
     Attributes:
         epochs: Passes over the training pictures with all thawed layers; 0 trains the head alone.
-        head_epochs: First train only the last layer on the features of a frozen trunk, computed once.
+        head_epochs: First train only the last layers, but those of heatmaps, on the features of a frozen
+            trunk, computed once.
         batch_size: Pictures a step.
         optimizer: ``adam`` or ``sgd`` (momentum 0.9, Nesterov).
         learning_rate: At the start; falls to 0 along a half cosine.
@@ -454,20 +455,31 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         )
     for head in recipe.heads:
         _refuse_impossible_head(head)
-    if recipe.augment.mosaic and all(head.kind == "softmax" for head in recipe.heads):
-        raise RecipeError(
-            "[augment] mosaic teaches independent labels and heatmaps, and the recipe asks for neither.",
-            fix="Leave mosaic out, or add a [[heads]] of the kind sigmoid or heatmap.",
-        )
-    if not recipe.train.epochs and any(head.kind == "heatmap" for head in recipe.heads):
-        raise RecipeError(
-            "train.epochs = 0 trains last layers on the trunk's features, which tell a heatmap nothing.",
-            fix="Set train.epochs to at least 1, or leave the heatmap out.",
-        )
+    _refuse_heads_that_learn_nothing(recipe)
     if recipe.pasted.count and not recipe.pasted.onto:
         raise RecipeError(
             "[pasted] does not say which pictures flames are put into.",
             fix='Name folders without fire and smoke, for instance onto = ["no_fire"].',
+        )
+
+
+def _refuse_heads_that_learn_nothing(recipe: Recipe) -> None:
+    kinds = {head.kind for head in recipe.heads}
+    if recipe.augment.mosaic and kinds <= {"softmax"}:
+        raise RecipeError(
+            "[augment] mosaic teaches independent labels and heatmaps, and the recipe asks for neither.",
+            fix="Leave mosaic out, or add a [[heads]] of the kind sigmoid or heatmap.",
+        )
+    if recipe.train.head_epochs and kinds == {"heatmap"}:
+        raise RecipeError(
+            "train.head_epochs trains last layers on the trunk's features, which tell a heatmap nothing; the "
+            "recipe asks for nothing else.",
+            fix="Leave head_epochs out: a heatmap learns together with the trunk.",
+        )
+    if not recipe.train.epochs and "heatmap" in kinds:
+        raise RecipeError(
+            "train.epochs = 0 trains last layers on the trunk's features, which tell a heatmap nothing.",
+            fix="Set train.epochs to at least 1, or leave the heatmap out.",
         )
 
 

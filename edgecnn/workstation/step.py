@@ -70,7 +70,8 @@ def refuse_uncut(model: Any, heads: Sequence[Head], recipe: Recipe) -> None:
             raise ModelError(
                 f"The network learns from mosaics of four pictures, and {rows} x {columns} {what} have no "
                 "halves.",
-                fix="Choose height_px and width_px so that both are even: for a MobileNet, multiples of 32.",
+                fix="Choose height_px and width_px so that pictures and heatmaps have even sides: for a "
+                "MobileNet with a heatmap, multiples of 32.",
             )
     if recipe.train.batch_size < SIDE**2:
         raise ModelError(

@@ -173,8 +173,9 @@ def teaching(
         if not any(number == n for place in places for n, _ in place):
             raise ModelError(
                 f"A teacher answers {', '.join(head.name for head in teacher.heads)}; the recipe asks for "
-                f"{', '.join(head.name for head in heads)}, with labels in the same order.",
-                fix="Give a model that has a head of that name and those labels.",
+                f"{', '.join(head.name for head in heads)}, with labels in the same "
+                "order and heatmaps of the same grid.",
+                fix="Give a model that has a head of that name, those labels and that grid.",
             )
 
     def teach(pictures: Any) -> tuple[Any, ...]:

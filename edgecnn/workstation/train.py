@@ -37,6 +37,9 @@ from edgecnn.workstation.teachers import digests_of, open_teacher, teaching
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
+ANSWER_BATCH = 128
+"""Pictures that a model is asked about at once."""
+
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
 
@@ -92,7 +95,7 @@ def train(
     progress: Progress | None = None,
     teachers: Sequence[Path] = (),
 ) -> Trained:
-    """Train a recipe's network; the best epoch on val is kept.
+    """Train a recipe's network; the best epoch on val is kept, or the last if the recipe says so.
 
     Args:
         recipe: What to train.
@@ -355,7 +358,7 @@ def freeze(model: Any, spec: TrainSpec) -> None:
 def train_head(
     model: Any, heads: Sequence[Head], training: Split, validation: Split, recipe: Recipe
 ) -> Epoch:
-    """Fit the last layers on the features of the trunk, which are computed once; heatmaps wait.
+    """Fit the last layers on the features of the trunk, which are computed once; heatmaps learn later.
 
     Fine-tuning a pretrained trunk under a random head destroys it in the first steps; and where only
     the head is trained, thirty passes over the features cost less than one over the pictures.
@@ -450,8 +453,8 @@ def learn(
         if not np.isfinite(loss):
             raise ModelError(
                 f"Training diverged: the loss became {loss} in epoch {number}.",
-                fix="Lower train.learning_rate, or set train.warmup_epochs = 1; for what fine-tunes a model, "
-                "lower --learning-rate, or train the model so.",
+                fix="Lower train.learning_rate, or set train.warmup_epochs = 1; a model that is "
+                "fine-tuned takes it from its own training ('prune --channels' has --learning-rate).",
             )
         loss_sum += loss * len(pictures)
         picture_count += len(pictures)
@@ -469,24 +472,20 @@ def reset_randomness(model: Any, seed: int, epoch: int) -> None:
             generator.reset_from_seed(int(own))
 
 
-def answers(
-    model: Any, codes: Codes | Stack, batch_size: int = 128, flipped: bool = False
-) -> tuple[Scores, ...]:
+def answers(model: Any, codes: Codes | Stack, flipped: bool = False) -> tuple[Scores, ...]:
     """Run a Keras model on raw codes, in order: of each output, shape (count, ...)."""
     turn = -1 if flipped else 1
     run = tf.function(lambda x: listed(model(x, training=False)), reduce_retracing=True)
     batches = [
-        run(codes[i : i + batch_size][:, :, ::turn].astype(np.float32))
-        for i in range(0, len(codes), batch_size)
+        run(codes[i : i + ANSWER_BATCH][:, :, ::turn].astype(np.float32))
+        for i in range(0, len(codes), ANSWER_BATCH)
     ]
     return tuple(np.concatenate([part.numpy() for part in column]) for column in zip(*batches, strict=True))
 
 
-def predict(
-    model: Any, codes: Codes | Stack, batch_size: int = 128, flipped: bool = False
-) -> NDArray[np.float32]:
+def predict(model: Any, codes: Codes | Stack, flipped: bool = False) -> NDArray[np.float32]:
     """Run a Keras model of one output, as ``answers`` does: shape (count, ...)."""
-    (only,) = answers(model, codes, batch_size, flipped)
+    (only,) = answers(model, codes, flipped)
     return only
 
 
@@ -573,7 +572,7 @@ def draw_curve(history: tuple[Epoch, ...], path: Path) -> None:
     figure = Figure(figsize=(7, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     numbers = [e.number for e in history]
-    left.plot(numbers, [e.loss for e in history], marker=".", label="train, augmented")
+    left.plot(numbers, [e.loss for e in history], marker=".", label="all that a batch teaches, augmented")
     left.plot(numbers, [e.val_loss for e in history], marker=".", label="val")
     left.set(xlabel="epoch", ylabel="cross entropy")
     left.legend(frameon=False)

@@ -95,7 +95,7 @@ def test_the_alarm_comes_soon_after_the_first_box_and_never_where_nothing_burns(
     assert (calm.watched[0].shows, calm.watched[0].place) == (False, None)
 
 
-def test_the_strongest_cell_is_held_against_the_boxes_of_its_frame(yard: Path, heat: Path) -> None:
+def test_the_peak_is_held_against_the_boxes_of_its_frame(yard: Path, heat: Path) -> None:
     burns, _ = clips_in(yard)
     upper = dict.fromkeys(burns.boxes, ((0.0, 0.0, 1.0, 0.3),))
     clips = [burns, Clip("upper", burns.path, "fire", upper)]

@@ -1,4 +1,4 @@
-"""Where a heatmap is strongest, held against boxes, by a real model whatever the shape of the picture."""
+"""Where a heatmap's peak lies, held against boxes, by a real model whatever the shape of the picture."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_data_without_boxes_say_nothing_of_where(models: dict[str, Path]) -> Non
     assert "## Where" not in to_markdown(report)
 
 
-def test_a_cell_belongs_to_one_of_two_boxes_that_touch_and_never_to_a_border() -> None:
+def test_a_peak_belongs_to_one_of_two_boxes_that_touch_and_never_to_a_border() -> None:
     heat = np.zeros((5, 5), np.float32)
     heat[2, 2] = 1
     left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)

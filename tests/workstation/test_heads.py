@@ -32,10 +32,7 @@ from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
-from edgecnn.workstation.train import (
-    quality_of,
-    train,
-)
+from edgecnn.workstation.train import quality_of, train
 
 SIDE = 32
 Dying = Callable[[], contextlib.AbstractContextManager[None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from edgecnn.workstation.train import Progress, heads_of, read_split, train
 
 NAN = float("nan")
 WITH_MOSAIC = RECIPE_HEADS.replace("[augment]", "[augment]\nmosaic = true")
+FIRST, *_, LAST = (part.start() for part in re.finditer(r"\[\[heads\]\]", RECIPE_HEADS))
+WHERE_ALONE = RECIPE_HEADS[:FIRST] + RECIPE_HEADS[LAST:]
 
 
 def test_each_picture_fills_its_quarter_and_is_cut_out_of_it_again() -> None:
@@ -160,6 +163,7 @@ def test_independent_labels_learn_from_mosaics_if_asked_and_heatmaps_beside_othe
     [
         (WITH_MOSAIC[: WITH_MOSAIC.index('[[heads]]\nname = "danger"')], "mosaic teaches independent labels"),
         (RECIPE_HEADS.replace("epochs = 10", "epochs = 0\nhead_epochs = 3"), "tell a heatmap nothing"),
+        (WHERE_ALONE.replace("epochs = 10", "epochs = 10\nhead_epochs = 3"), "asks for nothing else"),
     ],
 )
 def test_recipes_that_teach_a_head_nothing_are_refused(text: str, message: str) -> None:

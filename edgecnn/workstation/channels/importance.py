@@ -37,7 +37,7 @@ def importance(
         graph: Its units.
         heads: Its answers.
         training: Pictures of the train split, of which some are drawn.
-        recipe: For the seed and the smoothing of the labels.
+        recipe: For the seed, the smoothing of the labels, the weights of the heads, and mosaics.
 
     Returns:
         The mean over batches of the square of that change, shape (unit_count,). Squares of channels that

@@ -160,7 +160,8 @@ def distilled(parent: Any) -> Retarget:
 
     Cross entropy is linear in its target, so that the mean of two losses is the loss of the mean. Where
     the target is not known, the parent's answer is the whole of it. A heatmap of which only the picture
-    is known keeps saying so.
+    is known keeps saying so. Of a mosaic, whose targets are the largest of four, this holds by picture
+    only.
 
     Source:
         G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531,

@@ -96,7 +96,7 @@ def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head]) -> Any:
 
 
 def features_of(model: Any) -> Any:
-    """Give the trunk: from the picture to what the first head reads.
+    """Give the trunk: from the picture to what the heads read that are no heatmaps.
 
     Returns:
         A model that shares the layers of ``model``, so that what one learns the other knows.
