@@ -134,6 +134,19 @@ def decode(codes: NDArray[Any], spec: TensorSpec, head: Head) -> Scores:
     return real
 
 
+def highest(scores: Scores) -> Scores:
+    """Give one score per label: of a heatmap, what its strongest cell says of the whole picture.
+
+    Args:
+        scores: Shape (labels,), or with leading axes.
+
+    Example:
+        >>> highest(np.float32([[0.1, 0.9], [0.4, 0.2]])).tolist() == np.float32([0.4, 0.9]).tolist()
+        True
+    """
+    return scores.reshape(-1, scores.shape[-1]).max(axis=0) if scores.ndim > 1 else scores
+
+
 def tempered(scores: NDArray[Any], temperature: float, head: Head) -> Scores:
     """Divide the logits that gave a head's scores by a temperature.
 

@@ -18,7 +18,7 @@ from edgecnn.bundle.manifest import Manifest
 from edgecnn.core.alarm import Box
 from edgecnn.core.frame import Frame, InputSpec, Pixels, resize
 from edgecnn.core.place import lies_in, peak_of
-from edgecnn.core.prediction import Head, Prediction, Scores
+from edgecnn.core.prediction import Head, Prediction, Scores, highest
 from edgecnn.core.zones import Window
 from edgecnn.errors import DataError
 from edgecnn.measure.accuracy import Decisions, is_exclusive, truth
@@ -253,7 +253,7 @@ def evaluate(models: Sequence[Model], pictures: Pictures, progress: Progress = s
                 for model, columns, seen in zip(models, rows, hits, strict=True):
                     answers = model.scores(found.codes[model.input])
                     for head, scores in answers.items():
-                        columns[head].append(_highest(scores))
+                        columns[head].append(highest(scores))
                     if boxes and seen:
                         _look_where(seen, answers, model, boxes, Window.of(model.input, *found.size_px))
             tick()
@@ -286,11 +286,6 @@ def _look_where(
                 if label in boxes:
                     peak = peak_of(answers[head.name][..., column], window)
                     hits[head.name][label].append(lies_in(peak, boxes[label]))
-
-
-def _highest(scores: Scores) -> NDArray[np.float32]:
-    """Take a heatmap for what its strongest cell says of the whole picture."""
-    return scores.reshape(-1, scores.shape[-1]).max(axis=0) if scores.ndim > 1 else scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgecnn.core.alarm import AlarmPolicy, AlarmState, Event, step
 from edgecnn.core.frame import Frame
-from edgecnn.core.prediction import Prediction
+from edgecnn.core.prediction import Prediction, highest
 
 ROWS: Final = 6000
 """Ten minutes; with three labels 100 KB."""
@@ -69,7 +69,7 @@ class History:
             last_at_s = self._at_s[(self._count - 1) % self._rows] if self._count else -np.inf
             if last_at_s <= at_s < last_at_s + self._every_s:
                 return
-            rows = {name: _highest(scores) for name, scores in prediction.heads.items()}
+            rows = {name: highest(scores) for name, scores in prediction.heads.items()}
             # Another model has other scores, and a clip that is played again runs back in time.
             shapes = {name: (self._rows, len(row)) for name, row in rows.items()}
             if at_s < last_at_s or shapes != {name: known.shape for name, known in self._scores.items()}:
@@ -154,10 +154,5 @@ def thin(at_s: NDArray[np.float64], values: NDArray[np.float32], every_s: float)
         return []
     stretch = np.floor(at_s / every_s) if every_s else np.arange(len(at_s))
     starts = np.flatnonzero(np.diff(stretch, prepend=stretch[0] - 1))
-    highest = np.maximum.reduceat(values, starts)
-    return [[round(float(t), 3), round(float(v), 4)] for t, v in zip(at_s[starts], highest, strict=True)]
-
-
-def _highest(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give one score per label; of a heatmap, its highest cell."""
-    return scores if scores.ndim == 1 else scores.max(axis=(0, 1))
+    largest = np.maximum.reduceat(values, starts)
+    return [[round(float(t), 3), round(float(v), 4)] for t, v in zip(at_s[starts], largest, strict=True)]
