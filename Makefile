@@ -61,6 +61,7 @@ DATA_cifar10-parent := cifar10.tar.xz
 DATA_cifar10-distilled := cifar10.tar.xz
 DATA_fire := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_sentinel := scenes.tar.xz fire.tar.xz fire_extra.tar.xz
+DATA_sentinel-mosaics = $(DATA_sentinel)
 TEST_sentinel := fire.tar.xz
 DATA_fire-nano := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_scenes := scenes.tar.xz
@@ -70,6 +71,7 @@ DATA_vgg16-scenes := scenes.tar.xz
 # Copies of four test pictures lie in train; see the data's own notes.
 WITHOUT_LEAKED := $(addprefix --leave-out ,5708.jpg 4275.jpg 4029.jpg 3259.jpg)
 TRAIN_sentinel := --init $(TRUNK_V2) $(WITHOUT_LEAKED)
+TRAIN_sentinel-mosaics = $(TRAIN_sentinel)
 TRAIN_fire := --init $(TRUNK_V1_HALF) $(WITHOUT_LEAKED)
 TRAIN_fire-nano := --init $(TRUNK_V1_QUARTER) $(WITHOUT_LEAKED)
 TRAIN_cifar10-parent := --init $(TRUNK_V2)
@@ -86,13 +88,18 @@ LIST_cifar10-distilled := cifar10
 list = calibration/$(or $(LIST_$1),$1).txt
 
 out/%/model.h5: | .venv/ready
-	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) --out out/$* --resume
+	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) $(AVERAGED_$*:%=--average out/%/model.h5) --out out/$* --resume
 
 # Teachers are .tflite files, int8 or float32; those that ship lie on the shelf.
 TEACHER_cifar10-distilled := out/cifar10-parent/int8.tflite
 TEACHER_sentinel := edgecnn/zoo/scenes/scenes.tflite
+TEACHER_sentinel-mosaics := edgecnn/zoo/scenes/scenes.tflite
 TEACHER_fire := edgecnn/zoo/sentinel/sentinel.tflite
 out/cifar10-distilled/model.h5: | $(TEACHER_cifar10-distilled)
+
+# Recipes whose weights count as much as the model's own.
+AVERAGED_sentinel := sentinel-mosaics
+out/sentinel/model.h5: | $(AVERAGED_sentinel:%=out/%/model.h5)
 
 # What int8 may cost the models that raise alarms, on val; of 1,943 pictures, a file that loses nothing has 0.2.
 CONVERT_sentinel := --max-drop 0.25 --metric fire:top1
@@ -118,7 +125,7 @@ out/stress: | .venv/ready
 	$(BIN)/edgecnn data render stress --out $@
 
 # The models that ship. 'make zoo MODEL=digits' makes one again, a killed run goes on, and says whether it
-# reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel an hour and a half.
+# reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel two hours.
 MODEL ?= digits
 RECIPE_digits := digits-small
 RECIPE_cifar10 := cifar10-distilled
@@ -140,8 +147,9 @@ endif
 # The same recipe without a source of pictures, or several, and without a teacher, who has seen them; measured on these,
 # for the card that the next PUBLISH=1 writes: make left-out MODEL=sentinel SOURCE='dl2425_* abonia_*'
 WITHOUT = without-$(subst $() $(),-,$(subst *,,$(subst _*,,$(SOURCE))))
+train_without = $(BIN)/edgecnn train $1 $(call data,$(DATA_$1)) $(TRAIN_$1) $(foreach x,$(SOURCE),--leave-out '$x') --out out/$1-$(WITHOUT) --resume
 left-out: | .venv/ready
-	$(BIN)/edgecnn train $(RECIPE) $(call data,$(DATA_$(RECIPE))) $(TRAIN_$(RECIPE)) $(foreach x,$(SOURCE),--leave-out '$x') --out out/$(RECIPE)-$(WITHOUT) --resume
+	$(foreach x,$(AVERAGED_$(RECIPE)),$(call train_without,$x) &&) $(call train_without,$(RECIPE)) $(AVERAGED_$(RECIPE):%=--average out/%-$(WITHOUT)/model.h5)
 	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) $(CONVERT_$(RECIPE)) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
 	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)/$(WITHOUT)
 

@@ -79,6 +79,8 @@ class Provenance:
         budget: Of the quantization ladder; None for a file that was converted without one.
         teachers_sha256: By name, digests of the models whose answers it learned from too: of a Keras
             model's weights, of a file's flatbuffer.
+        averaged_sha256: By name, digests of the weights of other trainings, where the parent's are the mean
+            of them and its own.
     """
 
     recipe: str = ""
@@ -88,6 +90,7 @@ class Provenance:
     tools: Mapping[str, str] = field(default_factory=dict)
     budget: Budget | None = None
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
+    averaged_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

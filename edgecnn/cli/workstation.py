@@ -38,6 +38,10 @@ DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <clas
     help="A model.h5 or .tflite to learn from as well; of several, the mean answer.",
 )  # fmt: skip
 @click.option(
+    "--average", multiple=True, type=click.Path(path_type=Path),
+    help="Another run's model.h5, from the same --init: the model is the mean of their weights.",
+)  # fmt: skip
+@click.option(
     "--leave-out", multiple=True, metavar="GLOB",
     help="File names to leave out of train and val; they become the split left_out.",
 )  # fmt: skip
@@ -49,6 +53,7 @@ def train(
     init: str | None,
     epochs: int | None,
     teacher: tuple[Path, ...],
+    average: tuple[Path, ...],
     leave_out: tuple[str, ...],
     resume: bool,
 ) -> None:
@@ -71,7 +76,7 @@ def train(
     from edgecnn.workstation.train import train as run
 
     with progress_bar() as progress:
-        trained = run(chosen, text, dataset, out, init, resume, progress, teacher)
+        trained = run(chosen, text, dataset, out, init, resume, progress, teacher, average)
     click.echo(
         f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % "
         f"at epoch {trained.card.best_epoch}, {trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"

@@ -257,6 +257,7 @@ def _manifest(
             calibration_sha256=calibration.digest(entries) if entries else "",
             tools={"edgecnn": __version__, "tensorflow": importlib.metadata.version("tensorflow")},
             teachers_sha256=card.teachers_sha256 if card else {},
+            averaged_sha256=card.averaged_sha256 if card else {},
         ),
         measured=tuple(check.file_top1 for check in checks),
         description=recipe.description if recipe else "",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Card:
         best_epoch: The epoch whose weights these are: the best on val, or the last.
         val_top1: That accuracy.
         teachers_sha256: By name, digests of the models whose answers it learned from too.
+        averaged_sha256: By name, digests of the weights of other trainings; these are the mean of them and
+            its own.
     """
 
     recipe: str
@@ -46,6 +48,7 @@ class Card:
     best_epoch: int = 0
     val_top1: float = 0.0
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
+    averaged_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(model: Any, path: Path, card: Card) -> None:
@@ -171,6 +174,19 @@ def _keras3_model() -> Any:
     import keras as keras3
 
     return keras3.Model
+
+
+def digests_of(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Give digests by the name of their models; of two of one name the later has its number behind it.
+
+    Example:
+        >>> digests_of([("lenet", "ab"), ("lenet", "cd")])
+        {'lenet': 'ab', 'lenet 2': 'cd'}
+    """
+    found: dict[str, str] = {}
+    for number, (name, sha256) in enumerate(named, 1):
+        found[f"{name} {number}" if name in found else name] = sha256
+    return found
 
 
 def weights_sha256(model: Any) -> str:

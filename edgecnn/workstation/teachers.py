@@ -62,20 +62,6 @@ def open_teacher(path: Path) -> Teacher:
     return _of_tflite(path) if path.suffix == ".tflite" else _of_keras(path)
 
 
-def digests_of(teachers: Sequence[Teacher]) -> dict[str, str]:
-    """Give the digest of each teacher by its name; of two of one name the later has its number behind it.
-
-    Example:
-        >>> twins = [Teacher("lenet", (), (), digest, list) for digest in ("ab", "cd")]
-        >>> digests_of(twins)
-        {'lenet': 'ab', 'lenet 2': 'cd'}
-    """
-    found: dict[str, str] = {}
-    for number, teacher in enumerate(teachers, 1):
-        found[f"{teacher.name} {number}" if teacher.name in found else teacher.name] = teacher.sha256
-    return found
-
-
 def _of_keras(path: Path) -> Teacher:
     model, card = model_file.load(path)
     if card is None:

@@ -31,14 +31,18 @@ from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.recipe import Recipe, TrainSpec
+from edgecnn.workstation.soup import Ingredient, average, open_ingredient, refuse_others
 from edgecnn.workstation.step import Step, batch_loss, make_step, refuse_uncut, weights_of
-from edgecnn.workstation.teachers import digests_of, open_teacher, teaching
+from edgecnn.workstation.teachers import open_teacher, teaching
 
 Labels = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 ANSWER_BATCH = 128
 """Pictures that a model is asked about at once."""
+
+MOST_LOST = 0.02
+"""What a mean of weights may lose on val by chance; from two starts it loses tens of percentage points."""
 
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
@@ -94,6 +98,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     teachers: Sequence[Path] = (),
+    averaged: Sequence[Path] = (),
 ) -> Trained:
     """Train a recipe's network; the best epoch on val is kept, or the last if the recipe says so.
 
@@ -106,27 +111,33 @@ def train(
         resume: Go on with the run that was killed in ``out``.
         progress: Whom to tell.
         teachers: Models to learn from, ``.h5`` or ``.tflite``; of several, the mean answer.
+        averaged: Finished trainings from the same start, ``.h5``: the model is the mean of their weights and
+            this one's.
 
     Returns:
         Where the model lies and how training went.
 
     Raises:
         DataError: If a split is missing or a picture is broken.
-        ModelError: If the network cannot be built or started, or ``out`` holds another run.
+        ModelError: If the network cannot be built or started, or ``out`` holds another run, or the mean of
+            the weights is clearly worse on val than this run's own; resumed without the others, that is kept.
     """
     progress = progress or Progress()
     heads = heads_of(recipe, dataset)
     checkpoint = out / "checkpoint"
     opened = [open_teacher(path) for path in teachers]
-    teachers_sha256 = digests_of(opened)
+    teachers_sha256 = model_file.digests_of((one.name, one.sha256) for one in opened)
+    ingredients = [open_ingredient(path) for path in averaged]
+    averaged_sha256 = model_file.digests_of((one.name, one.sha256) for one in ingredients)
     fresh = RunState(text, dataset.digest(), init or "", teachers_sha256)
-    if done := finished(out, fresh, resume):
+    if done := finished(out, fresh, averaged_sha256, resume):
         return done
     state = start(out, fresh, resume)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
     model = build(recipe.model, recipe.input, heads)
     refuse_uncut(model, heads, recipe)
+    refuse_others(model, heads, ingredients)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, recipe, heads, model, progress)
     validation = read_split(dataset, "val", recipe, heads, model)
@@ -163,14 +174,19 @@ def train(
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
     centre(model, heads, validation, dataset, recipe)
     best = next(e for e in state.history if e.number == state.best)
+    val_top1 = best.val_top1
+    if ingredients:
+        val_top1 = mean_with(model, ingredients, heads, validation, best, progress)
+        centre(model, heads, validation, dataset, recipe)
     card = model_file.Card(
         text,
         heads,
         state.data_sha256,
         sum(e.seconds for e in state.history),
         best.number,
-        best.val_top1,
+        val_top1,
         teachers_sha256,
+        averaged_sha256,
     )
     # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
@@ -180,7 +196,34 @@ def train(
     return Trained(out / "model.h5", card, state.history)
 
 
-def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
+def mean_with(
+    model: Any,
+    ingredients: Sequence[Ingredient],
+    heads: Sequence[Head],
+    validation: Split,
+    best: Epoch,
+    progress: Progress,
+) -> float:
+    """Average a model's weights with other trainings', and give the accuracy on val.
+
+    Raises:
+        ModelError: If it is clearly lower than this run's own.
+    """
+    average(model, ingredients)
+    top1 = evaluate(model, heads, validation).top1
+    names = ", ".join(str(one.path) for one in ingredients)
+    found = f"{100 * top1:.2f} % on val; this run alone {100 * best.val_top1:.2f} %"
+    if top1 < best.val_top1 - MOST_LOST:
+        raise ModelError(
+            f"The mean of the weights of this run and of {names} is worse than this run: {found}.",
+            fix="Average with trainings that started from the same --init only; with --resume and without "
+            "--average this run alone becomes the model.",
+        )
+    progress.on_note(f"Mean of the weights with {names}: {found}")
+    return top1
+
+
+def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], resume: bool) -> Trained | None:
     """Find the model that this very run left, when it is resumed after its end.
 
     Raises:
@@ -190,8 +233,9 @@ def finished(out: Path, fresh: RunState, resume: bool) -> Trained | None:
     if not path.exists():
         return None
     card = model_file.read_card(path)
-    own = (card.recipe, card.data_sha256, card.teachers_sha256) if card else None
-    if not resume or card is None or own != (fresh.recipe, fresh.data_sha256, fresh.teachers_sha256):
+    own = (card.recipe, card.data_sha256, card.teachers_sha256, card.averaged_sha256) if card else None
+    asked = (fresh.recipe, fresh.data_sha256, fresh.teachers_sha256, averaged_sha256)
+    if not resume or card is None or own != asked:
         raise ModelError(
             f"'{path}' is there already, and training would replace it.",
             fix="Choose another --out, or move that model away.",
