@@ -61,8 +61,9 @@ DATA_cifar10-parent := cifar10.tar.xz
 DATA_cifar10-distilled := cifar10.tar.xz
 DATA_fire := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_sentinel := scenes.tar.xz fire.tar.xz fire_extra.tar.xz
-DATA_sentinel-mosaics = $(DATA_sentinel)
 TEST_sentinel := fire.tar.xz
+DATA_sentinel-mosaics = $(DATA_sentinel)
+TEST_sentinel-mosaics = $(TEST_sentinel)
 DATA_fire-nano := fire.tar.xz fire_extra.tar.xz scenes.tar.xz
 DATA_scenes := scenes.tar.xz
 DATA_scenes-linear := scenes.tar.xz
@@ -85,6 +86,7 @@ test_data = $(call data,$(or $(TEST_$1),$(firstword $(DATA_$1))))
 # Which training pictures a recipe is calibrated with: its own list, or that of a recipe with the same pictures.
 LIST_cifar10-parent := cifar10
 LIST_cifar10-distilled := cifar10
+LIST_sentinel-mosaics := sentinel
 list = calibration/$(or $(LIST_$1),$1).txt
 
 out/%/model.h5: | .venv/ready
@@ -103,6 +105,7 @@ out/sentinel/model.h5: | $(AVERAGED_sentinel:%=out/%/model.h5)
 
 # What int8 may cost the models that raise alarms, on val; of 1,943 pictures, a file that loses nothing has 0.2.
 CONVERT_sentinel := --max-drop 0.25 --metric fire:top1
+CONVERT_sentinel-mosaics = $(CONVERT_sentinel)
 CONVERT_fire := --max-drop 0.25 --metric top1
 
 out/%/float32.tflite: out/%/model.h5

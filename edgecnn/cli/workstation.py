@@ -76,10 +76,11 @@ def train(
     from edgecnn.workstation.train import train as run
 
     with progress_bar() as progress:
-        trained = run(chosen, text, dataset, out, init, resume, progress, teacher, average)
+        trained = run(chosen, text, dataset, out, init, resume, progress, teachers=teacher, averaged=average)
+    whose = "of the mean" if average else f"at epoch {trained.card.best_epoch}"
     click.echo(
-        f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % "
-        f"at epoch {trained.card.best_epoch}, {trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"
+        f"{trained.path}: val accuracy {100 * trained.card.val_top1:.2f} % {whose}, "
+        f"{trained.card.seconds:.0f} s, curve in {out / 'curve.svg'}"
     )
 
 

@@ -35,7 +35,7 @@ class Card:
         data_sha256: Digest of the training pictures.
         seconds: Training time.
         best_epoch: The epoch whose weights these are: the best on val, or the last.
-        val_top1: That accuracy.
+        val_top1: Of these weights on val; of a mean of several runs', the mean's.
         teachers_sha256: By name, digests of the models whose answers it learned from too.
         averaged_sha256: By name, digests of the weights of other trainings; these are the mean of them and
             its own.

@@ -15,7 +15,7 @@ import msgspec
 from edgecnn.bundle import file as files
 from edgecnn.bundle import flatbuffer
 from edgecnn.bundle.file import Bundle
-from edgecnn.bundle.manifest import Manifest
+from edgecnn.bundle.manifest import Manifest, Provenance
 from edgecnn.errors import DataError, ModelError
 from edgecnn.measure.accuracy import HeadAccuracy, LabelAccuracy, auc_interval, wilson
 from edgecnn.measure.place import Place
@@ -27,7 +27,7 @@ from edgecnn.workstation.card import card
 from edgecnn.workstation.checkpoint import Epoch
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset
 from edgecnn.workstation.failures import failures, sheet
-from edgecnn.workstation.recipe import parse
+from edgecnn.workstation.recipe import Recipe, parse
 from edgecnn.zoo import figures as measured
 from edgecnn.zoo.figures import (
     ClipFigures,
@@ -191,7 +191,8 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
     one was trained without, to tell what a model like this does with a source that it never saw.
 
     Raises:
-        DataError: If the first is missing, cannot be read, or is about another file.
+        DataError: If the first is missing, cannot be read, or is about another file; or if one is about what
+            another recipe was trained without.
     """
     bundle, manifest = _open(folder)
     reports = [_report(path) for path in (folder / "report.json", *sorted(folder.glob("*/report.json")))]
@@ -201,12 +202,23 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
             fix=f"Run 'edgecnn bench {bundle.path} --data DATA --out {folder}' again.",
         )
     own = parse(manifest.provenance.recipe).leave_out if manifest.provenance.recipe else ()
+    found = [(report, kept) for report in reports if (kept := _picture_set(report, own))]
+    for report, kept in found:
+        made_from = report.models[0].provenance
+        if kept.left_out and made_from and _method(made_from) != _method(manifest.provenance):
+            raise DataError(
+                f"The report about the pictures of {', '.join(kept.left_out)} in '{folder}' is of another "
+                "recipe than the model.",
+                fix="Train this recipe without them and bench it again, or remove that report.",
+            )
     return tuple(
-        found
-        for report in reports
-        if (found := _picture_set(report, own))
-        and (report.models[0].sha256 == bundle.sha256) == (not found.left_out)
+        kept for report, kept in found if (report.models[0].sha256 == bundle.sha256) == (not kept.left_out)
     )
+
+
+def _method(provenance: Provenance) -> tuple[Recipe, frozenset[str]]:
+    """Give how a model was trained, whatever was left out, and with whom its weights were averaged."""
+    return replace(parse(provenance.recipe), leave_out=()), frozenset(provenance.averaged_sha256)
 
 
 def _open(folder: Path) -> tuple[Bundle, Manifest]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
-from edgecnn.workstation.recipe import parse
+from edgecnn.workstation.recipe import Recipe, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,49 +22,60 @@ class Ingredient:
 
     Attributes:
         path: Its ``model.h5``.
-        name: Of its recipe.
-        heads: What it answers.
+        recipe: Of its network.
+        card: What it was made from, and what it answers.
         sha256: Of its weights.
         weights: As Keras orders them.
     """
 
     path: Path
-    name: str
-    heads: tuple[Head, ...]
+    recipe: Recipe
+    card: model_file.Card
     sha256: str
     weights: Sequence[NDArray[np.float32]]
 
 
-def open_ingredient(path: Path) -> Ingredient:
-    """Open a ``model.h5`` of ``edgecnn train``.
+def open_ingredients(paths: Sequence[Path]) -> tuple[Ingredient, ...]:
+    """Open the ``model.h5`` of other runs of ``edgecnn train``; their order does not matter.
 
     Raises:
-        ModelError: If it is something else, or cannot be read.
+        ModelError: If one is something else, or cannot be read.
     """
+    return tuple(sorted(map(_open, paths), key=lambda one: (one.recipe.name, one.sha256)))
+
+
+def _open(path: Path) -> Ingredient:
     model, card = model_file.load(path)
     if card is None:
         raise ModelError(
             f"'{path}' was not trained by edgecnn: what its weights mean is not known.",
             fix="Give the model.h5 of another 'edgecnn train'.",
         )
-    return Ingredient(
-        path, parse(card.recipe).name, card.heads, model_file.weights_sha256(model), model.get_weights()
-    )
+    return Ingredient(path, parse(card.recipe), card, model_file.weights_sha256(model), model.get_weights())
 
 
-def refuse_others(model: Any, heads: Sequence[Head], ingredients: Sequence[Ingredient]) -> None:
-    """Say before the training, not after it, whose weights have no mean with a network's.
+def refuse_others(
+    recipe: Recipe, heads: Sequence[Head], data_sha256: str, ingredients: Sequence[Ingredient]
+) -> None:
+    """Say before the training, not after it, whose weights have no mean with a recipe's.
 
     Raises:
-        ModelError: If one answers something else, or is another network.
+        ModelError: If one is another network, answers something else, or has learned from other pictures:
+            what this one's are measured on may be among them.
     """
-    shapes = [weight.shape for weight in model.get_weights()]
     for one in ingredients:
-        if one.heads != tuple(heads) or [weight.shape for weight in one.weights] != shapes:
+        network = (one.recipe.input, one.recipe.model, one.card.heads)
+        if network != (recipe.input, recipe.model, tuple(heads)):
             raise ModelError(
                 f"'{one.path}' is another network than the recipe's, or answers something else: weights of "
                 "the two have no mean.",
                 fix="Give the model.h5 of a recipe with the same [input], [model] and heads.",
+            )
+        if one.card.data_sha256 != data_sha256:
+            raise ModelError(
+                f"'{one.path}' was trained on other pictures; some of those that this run is measured on may "
+                "be among them.",
+                fix="Give a model.h5 that was trained with the same --data and --leave-out.",
             )
 
 

@@ -177,7 +177,7 @@ def test_a_source_that_a_model_never_saw_stands_on_the_card_beside_further_pictu
     out = tmp_path / "out"
     shutil.copytree(folder, out)
     _bench(out, data, "val", "further")
-    without = 'leave_out = ["1?.png"]\n' + blobs.RECIPE.replace("epochs = 8", "epochs = 1")
+    without = 'leave_out = ["1?.png"]\n' + blobs.RECIPE
     kept = open_dataset(pictures, leave_out=["1?.png"])
     _make(without, kept, out / "without-ones", LEFT_OUT)
 
@@ -188,6 +188,19 @@ def test_a_source_that_a_model_never_saw_stands_on_the_card_beside_further_pictu
     sets = [(s.split, s.count, s.left_out) for s in resident.figures.sets]
     assert sets == [("test", 60, ()), ("val", 60, ()), ("left_out", 60, ("1?.png",))]
     assert "| `1?.png` | 60 | colour |" in card
+
+
+def test_what_another_recipe_never_saw_is_not_taken_for_what_this_one_never_saw(
+    folder: Path, data: Dataset, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    shorter = 'leave_out = ["1?.png"]\n' + blobs.RECIPE.replace("epochs = 8", "epochs = 1")
+    _make(shorter, open_dataset(pictures, leave_out=["1?.png"]), out / "without-ones", LEFT_OUT)
+
+    with pytest.raises(DataError, match=r"1\?\.png in .* is of another recipe than the model"):
+        publish.publish("blobs", out, data, out / "calibration.txt", tmp_path / "shelf")
+    assert not (tmp_path / "shelf").exists()
 
 
 def test_a_model_that_is_not_there_is_refused_with_those_that_are(published: Path) -> None:
