@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import models_page
@@ -81,3 +82,23 @@ def test_every_model_that_ships_is_int8_with_recorded_pictures_and_says_what_it_
     assert resident.manifest.precision == "int8"
     assert bundle.golden is not None
     assert calibration.digest(listed) == resident.manifest.provenance.calibration_sha256
+
+
+@pytest.mark.parametrize("resident", shelf.models(), ids=lambda r: r.name)
+def test_a_model_learned_from_the_very_model_that_ships_under_its_teachers_name(
+    resident: shelf.Resident,
+) -> None:
+    ships = {other.name: other.manifest.model_sha256 for other in shelf.models()}
+    taught = resident.manifest.provenance.teachers_sha256
+
+    assert {name: digest for name, digest in taught.items() if ships.get(name, digest) != digest} == {}
+
+
+@pytest.mark.parametrize("resident", shelf.models(), ids=lambda r: r.name)
+def test_a_model_that_ships_is_made_again_by_the_recipe_of_today(resident: shelf.Resident) -> None:
+    from edgecnn.workstation import recipe
+
+    made_by = recipe.parse(resident.manifest.provenance.recipe)
+    today = {own.name: own for own in (recipe.load(name)[0] for name in recipe.built_in())}
+
+    assert replace(made_by, leave_out=()) == today[made_by.name]
