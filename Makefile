@@ -95,7 +95,7 @@ out/%/model.h5: | .venv/ready
 # Teachers are .tflite files, int8 or float32; those that ship lie on the shelf.
 TEACHER_cifar10-distilled := out/cifar10-parent/int8.tflite
 TEACHER_sentinel := edgecnn/zoo/scenes/scenes.tflite
-TEACHER_sentinel-mosaics := edgecnn/zoo/scenes/scenes.tflite
+TEACHER_sentinel-mosaics = $(TEACHER_sentinel)
 TEACHER_fire := edgecnn/zoo/sentinel/sentinel.tflite
 out/cifar10-distilled/model.h5: | $(TEACHER_cifar10-distilled)
 
