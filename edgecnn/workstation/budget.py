@@ -19,10 +19,11 @@ from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.ladder.climb import RETRAINED, WIDENED, Climb, Rung, climb, ladder, timed
 from edgecnn.workstation.ladder.judge import Answers, Judge
 from edgecnn.workstation.ladder.metric import fit_temperature, parse_metric
+from edgecnn.workstation.quality import Scores
 from edgecnn.workstation.subject import Subject
 from edgecnn.workstation.tflite import to_flatbuffer, to_network
 from edgecnn.workstation.thresholds import points_of, thresholds_of
-from edgecnn.workstation.train import Progress, Scores
+from edgecnn.workstation.train import Progress
 
 
 @dataclass(frozen=True, slots=True)

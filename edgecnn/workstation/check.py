@@ -16,17 +16,11 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import Codes, Stack, codes_of
 from edgecnn.workstation.data.targets import Targets, targets_of
 from edgecnn.workstation.ladder.judge import Answers
+from edgecnn.workstation.quality import Scores, answers, labels_in, peaks_inside
+from edgecnn.workstation.split import read_split, with_threshold_lookalikes
 from edgecnn.workstation.subject import Subject
 from edgecnn.workstation.tflite import heads_in, to_flatbuffer
 from edgecnn.workstation.thresholds import points_of, thresholds_of
-from edgecnn.workstation.train import (
-    Scores,
-    answers,
-    labels_in,
-    peaks_inside,
-    read_split,
-    with_threshold_lookalikes,
-)
 
 
 @dataclass(frozen=True, slots=True)

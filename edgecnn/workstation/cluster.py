@@ -13,7 +13,9 @@ from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras, tfmot
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.prune import fine_tune, gzip_size, is_prunable, recipe_of
-from edgecnn.workstation.train import Progress, evaluate, read_split, read_training
+from edgecnn.workstation.quality import evaluate
+from edgecnn.workstation.split import read_split, read_training
+from edgecnn.workstation.train import Progress
 
 LEARNING_RATE_SHARE = 0.1
 """Values move together with all the weights that share them: a tenth of the recipe's learning rate."""
@@ -84,7 +86,7 @@ def cluster(
     model, card = model_file.load(source)
     recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_training(dataset, recipe, heads, model, progress)
+    training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
     parent_val_top1 = evaluate(model, heads, validation).top1
     keras.utils.set_random_seed(recipe.train.seed)  # the first values are drawn

@@ -25,10 +25,11 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.procedural import render_scene
 from edgecnn.workstation.quantize import quantization_aware
 from edgecnn.workstation.recipe import Recipe, folders_of
+from edgecnn.workstation.split import read_training
 from edgecnn.workstation.subject import Subject, read_subject
 from edgecnn.workstation.tflite import float_operators, heads_in, to_flatbuffer
 from edgecnn.workstation.thresholds import thresholds_of
-from edgecnn.workstation.train import Progress, read_training
+from edgecnn.workstation.train import Progress
 
 MOSAIC_PX = 8
 """Side of a tile in the pictures whose outputs travel with the model; edgecnn makes them all itself."""
@@ -216,7 +217,7 @@ def _made_aware(subject: Subject, dataset: Dataset | None, epochs: int, progress
             "Quantization-aware fine-tuning needs a model that 'edgecnn train' made, and its data.",
             fix="Train it with 'edgecnn train', or leave --qat-epochs out.",
         )
-    training = read_training(dataset, subject.recipe, subject.heads, subject.model, progress)
+    training = read_training(dataset, subject.recipe, subject.heads, subject.model, progress.on_note)
     aware = quantization_aware(subject.model, subject.heads, training, subject.recipe, epochs, progress)
     return replace(subject, model=aware)
 

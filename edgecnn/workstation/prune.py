@@ -17,19 +17,18 @@ from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tfmot
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
+from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.recipe import Recipe, folders_of, parse
+from edgecnn.workstation.split import Split, read_split, read_training
 from edgecnn.workstation.step import Step, batch_loss, make_step
 from edgecnn.workstation.train import (
     Progress,
-    Split,
     centre,
-    evaluate,
     learn,
     losses_for,
     make_optimizer,
-    read_split,
-    read_training,
     reset_randomness,
+    split_to_centre_on,
 )
 
 LEARNING_RATE_SHARE = 0.2
@@ -113,7 +112,7 @@ def prune(
     model, card = model_file.load(source)
     recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_training(dataset, recipe, heads, model, progress)
+    training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
     parent_val_top1 = evaluate(model, heads, validation).top1
     wrapped = _wrap(model, sparsity, epochs * -(-len(training.codes) // recipe.train.batch_size))
@@ -128,7 +127,7 @@ def prune(
         progress,
     )
     pruned = tfmot().sparsity.keras.strip_pruning(wrapped)
-    centre(pruned, heads, validation, dataset, recipe)
+    centre(pruned, heads, split_to_centre_on(validation, dataset, recipe, heads))
     val_top1 = evaluate(pruned, heads, validation).top1
     model_file.save(pruned, out, replace(card, val_top1=val_top1))
     return Pruned(

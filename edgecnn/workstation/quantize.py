@@ -11,7 +11,8 @@ from edgecnn.workstation.backend import keras, tfmot
 from edgecnn.workstation.model_file import first_layer, trunk_of
 from edgecnn.workstation.prune import fine_tune, sparsity_of
 from edgecnn.workstation.recipe import Recipe
-from edgecnn.workstation.train import Progress, Split
+from edgecnn.workstation.split import Split
+from edgecnn.workstation.train import Progress
 
 LEARNING_RATE_SHARE = 0.02
 """Rounding moves a converged network little, and a large step would move it more: 1/50 of the recipe's."""

@@ -13,33 +13,27 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.place import lies_in, peak_of
-from edgecnn.core.prediction import Head, head_for
+from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
-from edgecnn.measure.accuracy import auc, decide, is_exclusive
+from edgecnn.measure.accuracy import is_exclusive
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.checkpoint import Epoch, RunState, keep, remove, restore, start
 from edgecnn.workstation.data.catalog import Dataset
-from edgecnn.workstation.data.generated import generated, lookalikes_for_thresholds
-from edgecnn.workstation.data.pipeline import Codes, Stack, WaitMeter, codes_of, training_batches
-from edgecnn.workstation.data.targets import Targets, join, targets_of
-from edgecnn.workstation.losses import Loss, loss_for, placed
+from edgecnn.workstation.data.pipeline import WaitMeter, training_batches
+from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.losses import Loss, loss_for
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
-from edgecnn.workstation.models.zoo import LOGITS, build, features_of, listed
+from edgecnn.workstation.models.zoo import LOGITS, build, features_of
 from edgecnn.workstation.platt import centre_scores
+from edgecnn.workstation.quality import answers, evaluate, predict
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 from edgecnn.workstation.soup import Ingredient, average, open_ingredients, refuse_others
+from edgecnn.workstation.split import Split, heads_of, read_split, read_training, with_threshold_lookalikes
 from edgecnn.workstation.step import Step, batch_loss, make_step, refuse_uncut, weights_of
 from edgecnn.workstation.teachers import open_teacher, teaching
-
-Labels = NDArray[np.int64]
-Scores = NDArray[np.float32]
-
-ANSWER_BATCH = 128
-"""Pictures that a model is asked about at once."""
 
 MOST_LOST = 0.05
 """What a mean of weights may lose on val by chance, where val is small. From several starts it loses far
@@ -47,29 +41,6 @@ more: three small networks of our tests, which name all blobs alone, lose 30 per
 
 SAMPLE_COUNT = 256
 """Pictures that give the batch-norm statistics of weights from elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Pictures as the model eats them, with what each head should answer."""
-
-    codes: Codes | Stack
-    targets: tuple[Targets, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How good a model is on a split.
-
-    Attributes:
-        loss: Sum over the heads; of a heatmap where the place is known.
-        top1: The mean of ``heads``, heatmaps left out: with few boxes, chance would choose the epoch.
-        heads: By head, as in ``Epoch``.
-    """
-
-    loss: float
-    top1: float
-    heads: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +111,7 @@ def train(
     refuse_uncut(model, heads, recipe)
     refuse_others(recipe, heads, fresh.data_sha256, ingredients)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
-    training = read_training(dataset, recipe, heads, model, progress)
+    training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
     keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:
@@ -173,13 +144,14 @@ def train(
             fix="Set train.epochs to at least 1.",
         )
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
-    centre(model, heads, validation, dataset, recipe)
+    judged = split_to_centre_on(validation, dataset, recipe, heads)
+    centre(model, heads, judged)
     best = next(e for e in state.history if e.number == state.best)
     val_top1 = best.val_top1
     if ingredients:
         # The others are centred: this run had to be, too, for its logits to count as much as theirs.
         val_top1 = mean_with(model, ingredients, heads, validation, best, progress)
-        centre(model, heads, validation, dataset, recipe)
+        centre(model, heads, judged)
     card = model_file.Card(
         text,
         heads,
@@ -249,100 +221,23 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     return Trained(path, card, history)
 
 
-def heads_of(recipe: Recipe, dataset: Dataset) -> tuple[Head, ...]:
-    """Say what a recipe's network answers about data.
-
-    Raises:
-        ModelError: If there is only one label.
-    """
-    if recipe.heads:
-        return tuple(
-            Head(spec.name, spec.kind, tuple(spec.classes), index, spec.kind == "sigmoid")
-            for index, spec in enumerate(recipe.heads)
-        )
-    head = head_for(dataset.labels, recipe.head)
-    if len(head.labels) < 2:
-        raise ModelError(
-            f"Training needs at least two labels; the data has {len(head.labels)}: {', '.join(head.labels)}.",
-            fix="Add a folder of pictures that show something else.",
-        )
-    return (head,)
+def split_to_centre_on(validation: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
+    """Give the val split, with look-alikes painted into its pictures where a label has a threshold."""
+    if all(is_exclusive(head) for head in heads):
+        return validation
+    return with_threshold_lookalikes(validation, dataset, recipe, heads)[0]
 
 
-def grids_of(model: Any, heads: Sequence[Head]) -> list[tuple[int, int] | None]:
-    """Give rows and columns of each head that is a heatmap; none for the others."""
-    shapes = [tuple(output.shape) for output in model.outputs]
-    return [
-        (shape[1], shape[2]) if head.kind == "heatmap" else None
-        for head, shape in zip(heads, shapes, strict=True)
-    ]
-
-
-def read_split(dataset: Dataset, split: str, recipe: Recipe, heads: Sequence[Head], model: Any) -> Split:
-    """Read one split as the model eats it, and what it should answer."""
-    pictures = dataset.split(split)
-    specs = {spec.name: spec for spec in recipe.heads}
-    return Split(
-        codes_of(pictures, recipe.input),
-        tuple(
-            targets_of(pictures, head, specs.get(head.name), grid, recipe.input)
-            for head, grid in zip(heads, grids_of(model, heads), strict=True)
-        ),
-    )
-
-
-def read_training(
-    dataset: Dataset, recipe: Recipe, heads: Sequence[Head], model: Any, progress: Progress
-) -> Split:
-    """Read what a model learns from: the train split, and the pictures that the recipe has rendered.
-
-    What is fine-tuned later needs the rendered ones again: it would unlearn what only they taught.
-    """
-    training = read_split(dataset, "train", recipe, heads, model)
-    made = recipe.lookalikes.count + recipe.pasted.count
-    if not made:
-        return training
-    progress.on_note(f"Rendering {made} training pictures")
-    return with_generated(training, dataset, recipe, heads)
-
-
-def with_generated(training: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
-    """Add the pictures that the recipe has rendered."""
-    grids = [target.grid for target in training.targets]
-    return _joined([training, *(Split(*made) for made in generated(dataset, recipe, heads, grids))])
-
-
-def with_threshold_lookalikes(
-    validation: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]
-) -> tuple[Split, int]:
-    """Add the look-alikes that thresholds are chosen with; give their number too."""
-    made = lookalikes_for_thresholds(dataset, recipe, heads, [target.grid for target in validation.targets])
-    if made is None:
-        return validation, 0
-    return _joined([validation, Split(*made)]), len(made[0])
-
-
-def centre(model: Any, heads: Sequence[Head], validation: Split, dataset: Dataset, recipe: Recipe) -> None:
+def centre(model: Any, heads: Sequence[Head], split: Split) -> None:
     """Let 0.5 be the operating point of every label that does not exclude the others; see ``platt``.
 
     Args:
         model: Trained; its last layers are changed in place.
         heads: Its answers.
-        validation: The val split.
-        dataset: Whose val pictures look-alikes are painted into.
-        recipe: Says whether there are any.
+        split: As ``split_to_centre_on`` gives it.
     """
-    if all(is_exclusive(head) for head in heads):
-        return
-    split, _ = with_threshold_lookalikes(validation, dataset, recipe, heads)
-    centre_scores(model, heads, answers(model, split.codes), split.targets)
-
-
-def _joined(parts: Sequence[Split]) -> Split:
-    codes = [part.codes for part in parts if not isinstance(part.codes, Stack)]
-    return Split(
-        Stack(*codes), tuple(join(column) for column in zip(*(p.targets for p in parts), strict=True))
-    )
+    if not all(is_exclusive(head) for head in heads):
+        centre_scores(model, heads, answers(model, split.codes), split.targets)
 
 
 def label_weights(targets: Targets, head: Head, spec: TrainSpec) -> NDArray[np.float32] | None:
@@ -518,99 +413,6 @@ def reset_randomness(model: Any, seed: int, epoch: int) -> None:
             # The index keeps two dropout layers of one shape from dropping the same neurons.
             (own,) = np.random.SeedSequence([seed, epoch, index]).generate_state(1)
             generator.reset_from_seed(int(own))
-
-
-def answers(model: Any, codes: Codes | Stack, flipped: bool = False) -> tuple[Scores, ...]:
-    """Run a Keras model on raw codes, in order: of each output, shape (count, ...)."""
-    turn = -1 if flipped else 1
-    run = tf.function(lambda x: listed(model(x, training=False)), reduce_retracing=True)
-    batches = [
-        run(codes[i : i + ANSWER_BATCH][:, :, ::turn].astype(np.float32))
-        for i in range(0, len(codes), ANSWER_BATCH)
-    ]
-    return tuple(np.concatenate([part.numpy() for part in column]) for column in zip(*batches, strict=True))
-
-
-def predict(model: Any, codes: Codes | Stack, flipped: bool = False) -> NDArray[np.float32]:
-    """Run a Keras model of one output, as ``answers`` does: shape (count, ...)."""
-    (only,) = answers(model, codes, flipped)
-    return only
-
-
-def evaluate(model: Any, heads: Sequence[Head], split: Split) -> Quality:
-    """Measure a model on a split."""
-    found = list(zip(heads, answers(model, split.codes), split.targets, strict=True))
-    loss = sum(float(loss_for(head, 0.0)(_known(targets, head), scores)) for head, scores, targets in found)
-    quality = {head.name: quality_of(scores, targets, head) for head, scores, targets in found}
-    chosen = [quality[head.name] for head in heads if head.kind != "heatmap"] or list(quality.values())
-    return Quality(loss, float(np.mean(chosen)), quality)
-
-
-def _known(targets: Targets, head: Head) -> Any:
-    return placed(targets.all()) if head.kind == "heatmap" else targets.all()
-
-
-def quality_of(scores: Scores, targets: Targets, head: Head) -> float:
-    """Say in one number in [0, 1] how good a head is, on the pictures of which the answer is known.
-
-    Args:
-        scores: What the last layer gives, shape (count, neurons) or (count, rows, columns, labels).
-        targets: What it should give.
-        head: Which one.
-
-    Returns:
-        As ``Epoch.heads`` says; 0 where nothing is known.
-    """
-    known = ~np.isnan(targets.values)
-    if is_exclusive(head):
-        rows = known[:, 0]
-        right = decisions(scores[rows], head) == labels_in(targets.values[rows], head)
-        return float(right.mean()) if rows.any() else 0.0
-    if head.kind == "heatmap" and (hits := peaks_inside(scores, targets)).size:
-        return float(hits.mean())
-    flat = scores.reshape(len(scores), -1, scores.shape[-1]).max(axis=1)
-    areas = [
-        auc(flat[rows, column], targets.values[rows, column] > 0.5) for column, rows in enumerate(known.T)
-    ]
-    measured = [area for area in areas if area is not None]
-    return float(np.mean(measured)) if measured else 0.0
-
-
-def peaks_inside(scores: Scores, targets: Targets) -> NDArray[np.bool_]:
-    """Say for each label with a box in each picture whether the heatmap's peak lies in one.
-
-    As ``edgecnn bench`` measures it.
-
-    Args:
-        scores: Shape (count, rows, columns, labels).
-        targets: What it should give.
-    """
-    boxed = ((row, targets.boxes[mask]) for row, mask in enumerate(targets.mask_of) if mask >= 0)
-    return np.array(
-        [
-            lies_in(peak_of(scores[row, ..., column]), boxes)
-            for row, by_label in boxed
-            for column, boxes in enumerate(by_label)
-            if boxes
-        ],
-        bool,
-    )
-
-
-def labels_in(values: Scores, head: Head) -> Labels:
-    """Number the labels that targets of one head stand for, shape (count,).
-
-    Example:
-        >>> labels_in(np.float32([[1], [0]]), Head("fire", "sigmoid", ("no", "yes"))).tolist()
-        [1, 0]
-    """
-    return np.asarray(values[:, 0] > 0.5 if head.is_binary else values.argmax(axis=1), np.int64)
-
-
-def decisions(scores: NDArray[np.float32], head: Head) -> Labels:
-    """Decide for a label by what the last layer gives, shape (count, neurons), as the device does."""
-    every = np.concatenate([1 - scores, scores], axis=-1) if head.is_binary else scores
-    return np.asarray(np.argmax(decide(every, head, {}), axis=-1), np.int64)
 
 
 def draw_curve(history: tuple[Epoch, ...], path: Path) -> None:

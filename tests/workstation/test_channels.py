@@ -27,10 +27,11 @@ from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import SOMEWHERE, Targets
 from edgecnn.workstation.losses import loss_for
-from edgecnn.workstation.models.zoo import build, summary
+from edgecnn.workstation.models.zoo import build, listed, summary
 from edgecnn.workstation.prune import prune, sparsity_of
 from edgecnn.workstation.recipe import ModelSpec, load, parse
-from edgecnn.workstation.train import Split, listed, train
+from edgecnn.workstation.split import Split
+from edgecnn.workstation.train import train
 
 HEAD = Head("label", "softmax", ("a", "b", "c"))
 THREE_HEADS = (

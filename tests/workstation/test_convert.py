@@ -18,8 +18,9 @@ from edgecnn.workstation.backend import keras
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.prune import prune
+from edgecnn.workstation.quality import predict
 from edgecnn.workstation.recipe import parse
-from edgecnn.workstation.train import Progress, predict, train
+from edgecnn.workstation.train import Progress, train
 
 
 @pytest.fixture(scope="module")

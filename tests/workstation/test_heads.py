@@ -30,9 +30,10 @@ from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, join, mask_for, targets_of
 from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
+from edgecnn.workstation.quality import quality_of
 from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
-from edgecnn.workstation.train import quality_of, train
+from edgecnn.workstation.train import train
 
 SIDE = 32
 Dying = Callable[[], contextlib.AbstractContextManager[None]]

@@ -18,9 +18,11 @@ from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.prune import prune
+from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.recipe import folders_of, parse
+from edgecnn.workstation.split import read_split
 from edgecnn.workstation.subject import read_subject
-from edgecnn.workstation.train import Progress, evaluate, read_split, train
+from edgecnn.workstation.train import Progress, train
 
 RECIPE = RECIPE_HEADS.replace("filters = 16", "filters = 32").replace("filters = 8", "filters = 16")
 RECIPE = RECIPE.replace("epochs = 10", "epochs = 4")

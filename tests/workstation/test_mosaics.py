@@ -19,8 +19,9 @@ from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.mosaics import any_of, cut, joined, shrunk
 from edgecnn.workstation.prune import fine_tune, is_prunable
 from edgecnn.workstation.recipe import folders_of, parse
+from edgecnn.workstation.split import heads_of, read_split
 from edgecnn.workstation.step import MOSAIC_SHARE, batch_loss, mosaic_shares
-from edgecnn.workstation.train import Progress, heads_of, read_split, train
+from edgecnn.workstation.train import Progress, train
 
 NAN = float("nan")
 WITH_MOSAIC = RECIPE_HEADS.replace("[augment]", "[augment]\nmosaic = true")

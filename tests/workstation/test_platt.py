@@ -23,10 +23,12 @@ from edgecnn.workstation.ladder.judge import Answers, Judge
 from edgecnn.workstation.ladder.metric import parse_metric
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.platt import LOUDEST, centre_scores, platt_slope
+from edgecnn.workstation.quality import answers
 from edgecnn.workstation.recipe import Lookalikes, ModelSpec, folders_of, parse
+from edgecnn.workstation.split import heads_of
 from edgecnn.workstation.subject import read_subject
 from edgecnn.workstation.thresholds import default_of, operating_points, points_of, thresholds_of
-from edgecnn.workstation.train import answers, heads_of, train
+from edgecnn.workstation.train import train
 
 COUNT = 300
 DANGER = Head("danger", "sigmoid", ("fire", "smoke"), 0, independent=True)

@@ -18,6 +18,7 @@ from edgecnn.errors import DataError, ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras
 from edgecnn.workstation.data.catalog import open_dataset
+from edgecnn.workstation.quality import Quality
 from edgecnn.workstation.recipe import parse
 from edgecnn.workstation.train import reset_randomness, train
 
@@ -120,7 +121,7 @@ def test_a_run_that_keeps_its_last_epoch_ends_with_weights_that_were_worse_on_va
     from edgecnn.workstation import train as room
 
     falling = iter([0.9, 0.8, 0.7] * 2)
-    monkeypatch.setattr(room, "evaluate", lambda *_: room.Quality(1.0, next(falling), {}))
+    monkeypatch.setattr(room, "evaluate", lambda *_: Quality(1.0, next(falling), {}))
     kept = {}
     for which in ("best", "last"):
         text = RECIPE.replace("epochs = 8", f'epochs = 3\nkeep = "{which}"')

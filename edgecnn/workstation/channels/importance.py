@@ -13,8 +13,8 @@ from edgecnn.workstation.backend import tf
 from edgecnn.workstation.channels.graph import ChannelGraph
 from edgecnn.workstation.losses import loss_for
 from edgecnn.workstation.recipe import Recipe
+from edgecnn.workstation.split import Split
 from edgecnn.workstation.step import batch_loss
-from edgecnn.workstation.train import Split
 
 PICTURE_COUNT = 1024
 """Pictures that importance is judged on."""

@@ -20,7 +20,9 @@ from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import listed, summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
-from edgecnn.workstation.train import Progress, Split, centre, evaluate, read_split, read_training
+from edgecnn.workstation.quality import evaluate
+from edgecnn.workstation.split import Split, read_split, read_training
+from edgecnn.workstation.train import Progress, centre, split_to_centre_on
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""
@@ -117,7 +119,7 @@ def shrink(
     parent, card = model_file.load(source)
     recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_training(dataset, recipe, heads, parent, progress)
+    training = read_training(dataset, recipe, heads, parent, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, parent)
     retarget = distilled(parent) if distil else None
     rate = recipe.train.learning_rate if learning_rate is None else learning_rate
@@ -132,7 +134,7 @@ def shrink(
         best = KeepBest(heads, validation, progress)
         fine_tune(model, heads, training, recipe, round_epochs, rate, [best], progress, retarget)
         best.restore()
-    centre(model, heads, validation, dataset, recipe)
+    centre(model, heads, split_to_centre_on(validation, dataset, recipe, heads))
     val_top1 = evaluate(model, heads, validation).top1
     parent_val_top1 = evaluate(parent, heads, validation).top1
     model_file.save(model, out, replace(card, val_top1=val_top1))
