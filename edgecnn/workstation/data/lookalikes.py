@@ -19,6 +19,7 @@ import numpy as np
 from edgecnn.core.frame import Pixels
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.decoys.lamps import LAMPS
+from edgecnn.workstation.data.decoys.nights import NIGHTS
 from edgecnn.workstation.data.decoys.sky import SKY
 from edgecnn.workstation.data.decoys.style import TESTING, TRAINING, Style
 from edgecnn.workstation.data.decoys.things import THINGS
@@ -56,7 +57,7 @@ def lookalikes(
         >>> [(pixels.shape, kind) for pixels, kind in lookalikes(2, seed=1, height_px=32, width_px=48)]
         [((32, 48, 3), 'sunset'), ((32, 48, 3), 'sun')]
     """
-    painters = {**SKY, **LAMPS, **THINGS, **(UNSEEN if style is TESTING else {})}
+    painters = {**SKY, **LAMPS, **THINGS, **(UNSEEN if style is TESTING else NIGHTS)}
     kinds = list(painters)
     backdrop = cache(_backdrop)
     for number in range(count):

@@ -14,7 +14,7 @@ from edgecnn.workstation.data.procedural import render_scene
 
 
 def test_a_look_alike_depends_on_its_seed_and_number_alone() -> None:
-    few, many = list(lookalikes(3, 7, 48, 64)), list(lookalikes(20, 7, 48, 64))
+    few, many = list(lookalikes(3, 7, 48, 64)), list(lookalikes(22, 7, 48, 64))
     for (one, kind), (again, same_kind) in zip(few, many, strict=False):
         assert kind == same_kind
         np.testing.assert_array_equal(one, again)
@@ -23,16 +23,16 @@ def test_a_look_alike_depends_on_its_seed_and_number_alone() -> None:
 def test_every_kind_is_painted_over_real_scenery_of_another_size_and_leaves_it_as_it_is() -> None:
     scenery = [render_scene(np.random.default_rng(seed), False, 70, 50) for seed in range(3)]
     before = [picture.copy() for picture in scenery]
-    painted = list(lookalikes(36, 1, 48, 64, over=scenery))
+    painted = list(lookalikes(40, 1, 48, 64, over=scenery))
     assert {pixels.shape for pixels, _ in painted} == {(48, 64, 3)}
-    assert len({kind for _, kind in painted}) == 18
+    assert len({kind for _, kind in painted}) == 20
     for picture, was in zip(scenery, before, strict=True):
         np.testing.assert_array_equal(picture, was)
 
 
 def test_the_same_kind_never_looks_the_same_twice() -> None:
     by_kind: dict[str, list[bytes]] = {}
-    for pixels, kind in lookalikes(90, 2, 32, 32):
+    for pixels, kind in lookalikes(100, 2, 32, 32):
         by_kind.setdefault(kind, []).append(pixels.tobytes())
     assert all(len(set(pictures)) == len(pictures) == 5 for pictures in by_kind.values())
 
@@ -40,7 +40,7 @@ def test_the_same_kind_never_looks_the_same_twice() -> None:
 def test_look_alikes_hold_as_much_orange_light_as_flames_do() -> None:
     hot = [
         ((pixels[..., 0] > 170) & (pixels[..., 0].astype(int) - pixels[..., 2] > 70)).mean() > 0.005
-        for pixels, _ in lookalikes(180, 3, 64, 64)
+        for pixels, _ in lookalikes(200, 3, 64, 64)
     ]
     assert np.mean(hot) > 0.3
 
@@ -48,7 +48,7 @@ def test_look_alikes_hold_as_much_orange_light_as_flames_do() -> None:
 def test_the_stress_set_has_kinds_that_training_never_shows() -> None:
     trained = {kind for _, kind in lookalikes(60, 0, 16, 16)}
     stressed = {kind for _, kind in stress_set(60, 0, 16, 16)}
-    assert trained < stressed
+    assert trained - stressed == {"fireworks", "city at night"}
     assert stressed - trained == {"lanterns", "heater", "glitter", "pumpkins"}
 
 
