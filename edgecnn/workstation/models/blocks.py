@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,12 @@ Tensor = Any
 
 Padding = Literal["same", "valid"]
 
+TOP_DOWN = "top_down_"
+"""What the names of the layers start with that join feature maps for a heatmap."""
+
+TOP_DOWN_CHANNELS = 24
+"""Of 12 and 24 the better on val."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
@@ -21,13 +28,14 @@ class Trunk:
 
     Attributes:
         flat: What a classifying head reads, shape (batch, features).
-        feature_map: What a heatmap head reads, shape (batch, rows, columns, channels). Of a MobileNet it is
-            the last before the picture shrinks to a thirty-second: each cell of the one behind it sees
-            nearly the whole picture.
+        feature_maps: What a heatmap head reads, the finest first, each of shape (batch, rows, columns,
+            channels) and of half the rows and columns of the one before it. Of a MobileNet they are the last
+            before the picture shrinks to a sixteenth and to a thirty-second: each cell of the one behind
+            them sees nearly the whole picture.
     """
 
     flat: Tensor
-    feature_map: Tensor
+    feature_maps: tuple[Tensor, ...]
 
 
 def scaled(filters: int, width: float) -> int:
@@ -160,6 +168,31 @@ def average(x: Tensor, name: str = "average") -> Tensor:
 def dropout(x: Tensor, rate: float, name: str = "dropout") -> Tensor:
     """Add dropout, unless nothing is to be dropped."""
     return keras.layers.Dropout(rate, name=name)(x) if rate else x
+
+
+def top_down(maps: Sequence[Tensor]) -> Tensor:
+    """Join feature maps into one as fine as the first, of ``TOP_DOWN_CHANNELS``; a single one stays as it is.
+
+    The coarse map knows what it sees, the fine one where. On the frozen trunk of a ``sentinel``, judged on
+    val, a heatmap that reads both in place of the coarse one alone finds 75 % of 500 small painted flames
+    (66), and of two that burn side by side one in 76 % (59); it costs 2 % of the network's multiplications.
+    Bilinear and not nearest, which XNNPACK would leave to a slower kernel.
+
+    Source:
+        T. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3; narrower, and
+        ReLU6 in the place of the 3 x 3 convolution.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    fine, coarse = (
+        conv(x, TOP_DOWN_CHANNELS, 1, f"{TOP_DOWN}{which}")
+        for x, which in zip(maps, ("fine", "coarse"), strict=True)
+    )
+    coarse = keras.layers.UpSampling2D(interpolation="bilinear", name=f"{TOP_DOWN}larger")(coarse)
+    odd = [large - small for large, small in zip(coarse.shape[1:3], fine.shape[1:3], strict=True)]
+    if any(odd):  # a side that was odd was halved to the larger half
+        coarse = keras.layers.Cropping2D([(0, side) for side in odd], name=f"{TOP_DOWN}cropped")(coarse)
+    return relu(keras.layers.Add(name=f"{TOP_DOWN}add")([fine, coarse]), f"{TOP_DOWN}relu", limit=6.0)
 
 
 def refuse_misfit(x: Tensor, kernel: int, padding: Padding, name: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecnn.errors import ModelError
 from edgecnn.workstation.backend import keras
+from edgecnn.workstation.models.blocks import TOP_DOWN
 from edgecnn.workstation.models.folded import Floats, Kind, Normalisation
 from edgecnn.workstation.models.zoo import LOGITS, NORMALISE
 
@@ -51,8 +52,8 @@ def weighted(model: Any) -> list[Any]:
 
 
 def is_head(layer: Any) -> bool:
-    """Tell whether the layer is the last one with weights of an answer."""
-    return bool(layer.name.endswith(LOGITS))
+    """Tell whether the layer belongs to an answer, and not to the trunk: no file of another task has it."""
+    return bool(layer.name.endswith(LOGITS) or layer.name.startswith(TOP_DOWN))
 
 
 def kind(layer: Any) -> Kind:

@@ -12,7 +12,7 @@ from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation.backend import keras
-from edgecnn.workstation.models import classic, mobile
+from edgecnn.workstation.models import blocks, classic, mobile
 from edgecnn.workstation.models.blocks import Tensor, Trunk
 from edgecnn.workstation.models.stack import stack
 from edgecnn.workstation.recipe import ModelSpec
@@ -85,7 +85,9 @@ def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head]) -> Any:
     # (x - 128) / 128: the int8 code of a byte is then the byte less 128, with no arithmetic on the device.
     x = keras.layers.Rescaling(1 / 128, offset=-1.0, name=NORMALISE)(picture)
     trunk = _trunk(x, model)
-    answers = [_answer(trunk, head) for head in heads]
+    has_heatmap = any(head.kind == "heatmap" for head in heads)
+    feature_map = blocks.top_down(trunk.feature_maps) if has_heatmap else None
+    answers = [_answer(trunk.flat, feature_map, head) for head in heads]
     try:
         return keras.Model(picture, answers[0] if len(answers) == 1 else answers, name=model.topology)
     except ValueError as error:  # Keras refuses two layers of one name
@@ -148,15 +150,15 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
             return stack(x, model.layers)
 
 
-def _answer(trunk: Trunk, head: Head) -> Tensor:
+def _answer(flat: Tensor, feature_map: Tensor | None, head: Head) -> Tensor:
     name = f"{head.name}{LOGITS}"
     if head.kind == "heatmap":
         # Its kernel starts from 0, so that an untrained heatmap pulls at no pretrained trunk; a bias of -3
         # is a score of 0.05: most cells are empty.
         start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(-3.0)}
-        logits = keras.layers.Conv2D(head.neuron_count, 1, name=name, **start)(trunk.feature_map)
+        logits = keras.layers.Conv2D(head.neuron_count, 1, name=name, **start)(feature_map)
     else:
-        logits = keras.layers.Dense(head.neuron_count, name=name)(trunk.flat)
+        logits = keras.layers.Dense(head.neuron_count, name=name)(flat)
     kind = "softmax" if head.kind == "softmax" else "sigmoid"
     return keras.layers.Activation(kind, name=head.name)(logits)
 

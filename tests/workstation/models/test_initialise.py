@@ -148,6 +148,15 @@ def test_weights_of_224_px_serve_at_96_px_and_leave_a_head_of_other_labels(share
     assert len(report.filled) == 2 * 27
 
 
+def test_what_joins_maps_for_a_heatmap_is_left_as_a_head_is(shared: Path) -> None:
+    where = Head("where", "heatmap", ("fire",), 1)
+    model = build(ModelSpec("mobilenet_v1", width=0.25), InputSpec(96, 96), [*heads(6), where])
+    path = shared / "reference_models" / "mobilenet_v1_0.25_128_quant.tflite"
+    report = initialise(model, str(path), noise(8, 96, 96, 3))
+    assert set(report.left) == {"label_logits", "top_down_fine", "top_down_coarse", "where_logits"}
+    assert len(report.filled) == 2 * 27
+
+
 def test_the_float_resnet_gives_the_interpreter_s_scores_once_it_sees_bytes_as_its_makers_did(
     shared: Path, objects: Codes
 ) -> None:
