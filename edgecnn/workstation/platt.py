@@ -19,6 +19,9 @@ Floats = NDArray[np.float64]
 LOUDEST = log(254 / 2)
 """Logit of 254/256: above it int8 tells no two scores apart, and several cells would be the strongest."""
 
+QUIETEST = log(1 / 255)
+"""Logit of 1/256: below it int8 rounds a score to 0 or nearly so, and no cell would be the strongest."""
+
 STEEPEST = 20.0
 """The most that logits are multiplied by: from scores that hardly differ nothing can be learned."""
 
@@ -36,8 +39,9 @@ def centre_scores(
     Label smoothing and the share of pictures without fire decide where a network's scores lie: 0.1 may be
     a clear fire. An alarm that starts at 0.7 must mean the same with every model. So the logit of the
     default threshold becomes 0, and the slope is Platt's; a heatmap's is at most such that int8 tells its
-    strongest cells apart. Labels that exclude each other stay as they are. So does a label that was not
-    learned, its scores all alike or higher where it is absent, and one of which the pictures do not say
+    strongest cells apart, in the loudest picture and in half of those without the label: a fire that it is
+    not sure of has a place, too. Labels that exclude each other stay as they are. So does a label that was
+    not learned, its scores all alike or higher where it is absent, and one of which the pictures do not say
     both that they show it and that they do not. Where more pictures without the label than the threshold
     allows have the highest score of all, that score becomes 0.5.
 
@@ -106,9 +110,15 @@ def _line(scores: Scores, wanted: Scores, is_heatmap: bool) -> tuple[float, floa
         return 1.0, 0.0
     # Where no score raises few enough false alarms, the threshold is 1, far above all of them.
     threshold = float(min(logit_of(default_of(operating_points(loudest, shown))), logits.max()))
-    reach = float(logits.max()) - threshold
-    steepest = min(STEEPEST, LOUDEST / reach) if is_heatmap and reach > 0 else STEEPEST
+    steepest = _steepest(logits - threshold, shown) if is_heatmap else STEEPEST
     return min(slope, steepest), -min(slope, steepest) * threshold
+
+
+def _steepest(logits: Floats, shown: NDArray[np.bool_]) -> float:
+    """Give the most that a heatmap's logits may be multiplied by; given are those of the strongest cells."""
+    loudest, quiet = float(logits.max()), float(np.median(logits[~shown]))
+    bounds = [LOUDEST / loudest if loudest > 0 else STEEPEST, QUIETEST / quiet if quiet < 0 else STEEPEST]
+    return min(STEEPEST, *bounds)
 
 
 def _fold(model: Any, head: Head, slopes: Floats, offsets: Floats) -> None:

@@ -100,6 +100,22 @@ def test_a_heatmap_keeps_its_strongest_cells_apart_in_int8(
     assert after[1].max() <= 1 / (1 + np.exp(-LOUDEST)) + 1e-3
 
 
+def test_a_heatmap_says_where_int8_still_knows_it_in_half_of_the_pictures_without_the_label(
+    asked: tuple[Any, np.ndarray, list[Targets]],
+) -> None:
+    model, codes, targets = asked
+    scores = answers(model, codes)[1]
+    rare = np.stack(
+        [(one := loudest_of(scores, column)) > np.quantile(one, 0.97) for column in (0, 1)], axis=1
+    )
+
+    _, after = centred((model, codes, [targets[0], Targets(rare.astype(np.float32)), *targets[2:]]))
+
+    for column in (0, 1):
+        quiet = np.median(loudest_of(after[1], column)[~rare[:, column]])
+        assert quiet == pytest.approx(1 / 256, rel=0.05)
+
+
 def test_labels_that_exclude_each_other_stay_as_they_are(
     asked: tuple[Any, np.ndarray, list[Targets]],
 ) -> None:
