@@ -22,7 +22,7 @@ def peak_of(heat: NDArray[np.float32], window: Window = _WHOLE) -> Point:
 
     A far flame is smaller than a cell. Of 500 painted into val pictures, on 2 % of each at most, the peak of
     a ``sentinel`` taught by mosaics met the bounds of 69 %, and the centre of its strongest cell those of
-    56 %.
+    56 %, with cells of 16 pixels.
 
     Args:
         heat: Of one label, shape (rows, columns), not negative.

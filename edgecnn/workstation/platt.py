@@ -20,7 +20,7 @@ LOUDEST = log(254 / 2)
 """Logit of 254/256: above it int8 tells no two scores apart, and several cells would be the strongest."""
 
 QUIETEST = log(1 / 255)
-"""Logit of 1/256: below it int8 rounds a score to 0 or nearly so, and no cell would be the strongest."""
+"""Logit of 1/256: below it int8 tells no two scores apart either."""
 
 STEEPEST = 20.0
 """The most that logits are multiplied by: from scores that hardly differ nothing can be learned."""
@@ -115,7 +115,7 @@ def _line(scores: Scores, wanted: Scores, is_heatmap: bool) -> tuple[float, floa
 
 
 def _steepest(logits: Floats, shown: NDArray[np.bool_]) -> float:
-    """Give the most that a heatmap's logits may be multiplied by; given are those of the strongest cells."""
+    """Give the most that a heatmap may be multiplied by, from its strongest logits less the threshold."""
     loudest, quiet = float(logits.max()), float(np.median(logits[~shown]))
     bounds = [LOUDEST / loudest if loudest > 0 else STEEPEST, QUIETEST / quiet if quiet < 0 else STEEPEST]
     return min(STEEPEST, *bounds)

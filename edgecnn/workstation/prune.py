@@ -19,7 +19,7 @@ from edgecnn.workstation.backend import keras, tfmot
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.recipe import Recipe, folders_of, parse
-from edgecnn.workstation.split import Split, read_split, read_training
+from edgecnn.workstation.split import Split, read_split, read_training, split_to_centre_on
 from edgecnn.workstation.step import Step, batch_loss, make_step
 from edgecnn.workstation.train import (
     Progress,
@@ -28,7 +28,6 @@ from edgecnn.workstation.train import (
     losses_for,
     make_optimizer,
     reset_randomness,
-    split_to_centre_on,
 )
 
 LEARNING_RATE_SHARE = 0.2

@@ -33,7 +33,7 @@ class Quality:
     Attributes:
         loss: Sum over the heads; of a heatmap where the place is known.
         top1: The mean of ``heads``, heatmaps left out: with few boxes, chance would choose the epoch.
-        heads: By head, as in ``Epoch``.
+        heads: By head, as in ``checkpoint.Epoch``.
     """
 
     loss: float
@@ -59,7 +59,7 @@ def quality_of(scores: Scores, targets: Targets, head: Head) -> float:
         head: Which one.
 
     Returns:
-        As ``Epoch.heads`` says; 0 where nothing is known.
+        As ``checkpoint.Epoch.heads`` says; 0 where nothing is known.
     """
     known = ~np.isnan(targets.values)
     if is_exclusive(head):

@@ -55,9 +55,16 @@ def _open(path: Path) -> Ingredient:
 
 
 def refuse_others(
-    recipe: Recipe, heads: Sequence[Head], data_sha256: str, ingredients: Sequence[Ingredient]
+    model: Any, recipe: Recipe, heads: Sequence[Head], data_sha256: str, ingredients: Sequence[Ingredient]
 ) -> None:
     """Say before the training, not after it, whose weights have no mean with a recipe's.
+
+    Args:
+        model: What the recipe builds: an older file of the same recipe may hold another network.
+        recipe: What is trained.
+        heads: Its answers.
+        data_sha256: Of the pictures that it learns from.
+        ingredients: The others.
 
     Raises:
         ModelError: If one is another network, answers something else, or has learned from other pictures:
@@ -65,11 +72,13 @@ def refuse_others(
     """
     for one in ingredients:
         network = (one.recipe.input, one.recipe.model, one.card.heads)
-        if network != (recipe.input, recipe.model, tuple(heads)):
+        shapes = [weight.shape for weight in one.weights], [tuple(weight.shape) for weight in model.weights]
+        if shapes[0] != shapes[1] or network != (recipe.input, recipe.model, tuple(heads)):
             raise ModelError(
                 f"'{one.path}' is another network than the recipe's, or answers something else: weights of "
                 "the two have no mean.",
-                fix="Give the model.h5 of a recipe with the same [input], [model] and heads.",
+                fix="Give the model.h5 of a recipe with the same [input], [model] and heads, trained by this "
+                "release.",
             )
         if one.card.data_sha256 != data_sha256:
             raise ModelError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgecnn.core.prediction import Head, head_for
 from edgecnn.errors import ModelError
+from edgecnn.measure.accuracy import is_exclusive
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.generated import generated, lookalikes_for_thresholds
 from edgecnn.workstation.data.pipeline import Codes, Stack, codes_of
@@ -85,6 +86,13 @@ def with_threshold_lookalikes(
     if made is None:
         return validation, 0
     return _joined([validation, Split(*made)]), len(made[0])
+
+
+def split_to_centre_on(validation: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
+    """Give the val split, with look-alikes painted into its pictures where a label has a threshold."""
+    if all(is_exclusive(head) for head in heads):
+        return validation
+    return with_threshold_lookalikes(validation, dataset, recipe, heads)[0]
 
 
 def grids_of(model: Any, heads: Sequence[Head]) -> list[tuple[int, int] | None]:

@@ -31,7 +31,7 @@ from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.quality import answers, evaluate, predict
 from edgecnn.workstation.recipe import Recipe, TrainSpec
 from edgecnn.workstation.soup import Ingredient, average, open_ingredients, refuse_others
-from edgecnn.workstation.split import Split, heads_of, read_split, read_training, with_threshold_lookalikes
+from edgecnn.workstation.split import Split, heads_of, read_split, read_training, split_to_centre_on
 from edgecnn.workstation.step import Step, batch_loss, make_step, refuse_uncut, weights_of
 from edgecnn.workstation.teachers import open_teacher, teaching
 
@@ -109,7 +109,7 @@ def train(
     keras.utils.set_random_seed(recipe.train.seed)
     model = build(recipe.model, recipe.input, heads)
     refuse_uncut(model, heads, recipe)
-    refuse_others(recipe, heads, fresh.data_sha256, ingredients)
+    refuse_others(model, recipe, heads, fresh.data_sha256, ingredients)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
@@ -219,13 +219,6 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     remove(out / "checkpoint")
     history = msgspec.json.decode((out / "history.json").read_bytes(), type=tuple[Epoch, ...])
     return Trained(path, card, history)
-
-
-def split_to_centre_on(validation: Split, dataset: Dataset, recipe: Recipe, heads: Sequence[Head]) -> Split:
-    """Give the val split, with look-alikes painted into its pictures where a label has a threshold."""
-    if all(is_exclusive(head) for head in heads):
-        return validation
-    return with_threshold_lookalikes(validation, dataset, recipe, heads)[0]
 
 
 def centre(model: Any, heads: Sequence[Head], split: Split) -> None:

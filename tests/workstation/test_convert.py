@@ -11,16 +11,47 @@ from blobs import RECIPE, write_blobs
 from edgecnn.bundle import file as bundle_file
 from edgecnn.bundle import flatbuffer
 from edgecnn.core.frame import Frame
+from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError, ModelError
 from edgecnn.runtime.predictor import load, verify_golden
 from edgecnn.workstation import calibration, model_file
 from edgecnn.workstation.backend import keras
+from edgecnn.workstation.check import file_scores
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
+from edgecnn.workstation.data.pipeline import Stack
+from edgecnn.workstation.data.targets import Targets
+from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.prune import prune
 from edgecnn.workstation.quality import predict
+from edgecnn.workstation.quantize import quantization_aware
 from edgecnn.workstation.recipe import parse
+from edgecnn.workstation.split import Split
+from edgecnn.workstation.subject import Subject
+from edgecnn.workstation.tflite import float_operators, to_flatbuffer
 from edgecnn.workstation.train import Progress, train
+
+HEATMAP = """
+name = "where"
+
+[input]
+height_px = 100
+width_px = 64
+
+[model]
+topology = "mobilenet_v2"
+width = 0.35
+
+[[heads]]
+name = "where"
+kind = "heatmap"
+classes = { fire = ["fire"], smoke = ["smoke"] }
+
+[train]
+epochs = 1
+batch_size = 8
+learning_rate = 1e-3
+"""
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +174,32 @@ def zero_share(bundle: bundle_file.Bundle) -> float:
         model.values(t) for t in model.tensors if t.is_constant and t.dtype == "int8" and len(t.shape) > 1
     ]
     return float(sum(np.sum(k == 0) for k in kernels) / sum(k.size for k in kernels if k is not None))
+
+
+@pytest.mark.parametrize("is_aware", [False, True], ids=["calibrated", "trained"])
+def test_a_heatmap_of_an_odd_side_computes_in_integers_alone_and_says_the_same(is_aware: bool) -> None:
+    heads = (Head("where", "heatmap", ("fire", "smoke")),)
+    recipe = parse(HEATMAP)
+    model = build(recipe.model, recipe.input, heads)
+    rng = np.random.default_rng(1)
+    kernel, bias = model.get_layer("where_logits").get_weights()
+    model.get_layer("where_logits").set_weights([rng.normal(0, 0.3, kernel.shape), bias + 3])
+    codes = rng.integers(0, 256, (16, 100, 64, 3)).astype(np.uint8)
+    if is_aware:
+        split = Split(
+            Stack(codes), (Targets(np.ones((16, 2), np.float32), (13, 8), mask_of=np.full(16, -1)),)
+        )
+        model = quantization_aware(model, heads, split, recipe, 1, Progress())
+    subject = Subject(model, "where", recipe.input, heads, recipe, None, (128.0, 128.0), True)
+
+    flat = to_flatbuffer(subject, "int8", codes)
+
+    assert float_operators(flat) == ()
+    (found,) = file_scores(flat, heads, codes)
+    wanted = predict(model, codes)
+    assert found.shape == (16, 13, 8, 2)
+    assert wanted.std() > 0.02
+    assert np.abs(found - wanted).mean() < 0.2 * wanted.std()
 
 
 def test_calibrating_on_test_pictures_is_refused(trained: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from blobs import RECIPE, write_blobs
 from edgecnn.bundle.manifest import Manifest
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import keras
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.recipe import folders_of, parse
-from edgecnn.workstation.split import read_split
-from edgecnn.workstation.train import Progress, Trained, centre, split_to_centre_on, train
+from edgecnn.workstation.split import read_split, split_to_centre_on
+from edgecnn.workstation.train import Progress, Trained, centre, train
 
 ALARM = """
 [[heads]]
@@ -163,6 +164,18 @@ def test_another_network_is_refused_before_training(
     with pytest.raises(ModelError, match="have no mean"):
         run(blobs, tmp_path, RECIPE.replace(old, new), averaged=[sister.path])
     assert not list(tmp_path.iterdir())
+
+
+def test_an_older_network_of_the_same_recipe_is_refused_before_training(
+    blobs: Dataset, sister: Trained, tmp_path: Path
+) -> None:
+    model, card = model_file.load(sister.path)
+    assert card is not None
+    grown = keras.Model(model.input, keras.layers.Dense(2, name="more")(model.output))
+    model_file.save(grown, tmp_path / "older.h5", card)
+    with pytest.raises(ModelError, match="have no mean"):
+        run(blobs, tmp_path / "mean", text_of(2), averaged=[tmp_path / "older.h5"])
+    assert not (tmp_path / "mean").exists()
 
 
 def test_what_has_seen_the_pictures_left_out_is_refused(

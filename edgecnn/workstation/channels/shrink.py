@@ -21,8 +21,8 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import listed, summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
 from edgecnn.workstation.quality import evaluate
-from edgecnn.workstation.split import Split, read_split, read_training
-from edgecnn.workstation.train import Progress, centre, split_to_centre_on
+from edgecnn.workstation.split import Split, read_split, read_training, split_to_centre_on
+from edgecnn.workstation.train import Progress, centre
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""

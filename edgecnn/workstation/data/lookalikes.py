@@ -1,7 +1,7 @@
 """Pictures in which nothing burns and much looks like it: suns, lamps, red cloth, autumn leaves, fog.
 
 The pictures to train with and the pictures to test with come from two styles: other palettes, sizes and
-counts, and kinds that the training never sees.
+counts, and kinds of their own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def lookalikes(
         height_px: Of a picture, at least 16.
         width_px: Likewise.
         over: Pictures without fire and smoke to paint into; without any, scenery is rendered.
-        style: TRAINING, or TESTING with its further kinds.
+        style: TRAINING or TESTING, each with kinds of its own.
 
     Yields:
         Pixels of shape (height_px, width_px, 3), and the kind, such as "sunset".

@@ -19,7 +19,7 @@ TOP_DOWN = "top_down_"
 """What the names of the layers start with that join feature maps for a heatmap."""
 
 TOP_DOWN_CHANNELS = 24
-"""Of 12 and 24 the better on val."""
+"""With 12 it found 74 and 73 %, and its peak lay on a flame in 84 % of val's fires, with 24 in 86 to 91."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,12 @@ def top_down(maps: Sequence[Tensor]) -> Tensor:
     """Join feature maps into one as fine as the first, of ``TOP_DOWN_CHANNELS``; a single one stays as it is.
 
     The coarse map knows what it sees, the fine one where. On the frozen trunk of a ``sentinel``, judged on
-    val, a heatmap that reads both in place of the coarse one alone finds 75 % of 500 small painted flames
-    (66), and of two that burn side by side one in 76 % (59); it costs 2 % of the network's multiplications.
-    Bilinear and not nearest, which XNNPACK would leave to a slower kernel.
+    val, the peak of a heatmap that reads both lies on 74 to 75 % of 500 small painted flames (66 % with the
+    coarse one alone), and of two that burn side by side on one in 73 to 76 % (59); it costs 2 % of the
+    network's multiplications. Bilinear: nearest was no better, and XNNPACK leaves it to a slower kernel.
+
+    Args:
+        maps: One, or a fine one and a coarse one of half its rows and columns.
 
     Source:
         T. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3; narrower, and
@@ -189,9 +192,9 @@ def top_down(maps: Sequence[Tensor]) -> Tensor:
         for x, which in zip(maps, ("fine", "coarse"), strict=True)
     )
     coarse = keras.layers.UpSampling2D(interpolation="bilinear", name=f"{TOP_DOWN}larger")(coarse)
-    odd = [large - small for large, small in zip(coarse.shape[1:3], fine.shape[1:3], strict=True)]
-    if any(odd):  # a side that was odd was halved to the larger half
-        coarse = keras.layers.Cropping2D([(0, side) for side in odd], name=f"{TOP_DOWN}cropped")(coarse)
+    surplus = [large - small for large, small in zip(coarse.shape[1:3], fine.shape[1:3], strict=True)]
+    if any(surplus):  # a side that was odd was halved to the larger half
+        coarse = keras.layers.Cropping2D([(0, more) for more in surplus], name=f"{TOP_DOWN}cropped")(coarse)
     return relu(keras.layers.Add(name=f"{TOP_DOWN}add")([fine, coarse]), f"{TOP_DOWN}relu", limit=6.0)
 
 

@@ -52,7 +52,7 @@ def weighted(model: Any) -> list[Any]:
 
 
 def is_head(layer: Any) -> bool:
-    """Tell whether the layer belongs to an answer, and not to the trunk: no file of another task has it."""
+    """Tell whether the layer belongs to an answer, and not to the trunk: another file need not have it."""
     return bool(layer.name.endswith(LOGITS) or layer.name.startswith(TOP_DOWN))
 
 

@@ -74,15 +74,16 @@ def _pair(
 ) -> tuple[list[tuple[Any, FoldedLayer]], tuple[str, ...], tuple[str, ...]]:
     """Find the file's layer for each of ours: the next one of the same kind, shape and stride.
 
-    Parallel branches come in another order in a file than in Keras, but differ in shape.
+    Parallel branches come in another order in a file than in Keras, but differ in shape; those of answers do
+    not, and take what the trunk leaves.
     """
     unused = dict(enumerate(layers))
     pairs, left, last = [], [], -1
-    for layer in weighted(model):
+    for layer in sorted(weighted(model), key=is_head):
         found = next((i for i, folded in unused.items() if _fits(layer, folded)), None)
         if found is not None:
             pairs.append((layer, unused.pop(found)))
-            last = max(last, found)
+            last = last if is_head(layer) else max(last, found)
         elif is_head(layer):
             left.append(layer.name)
         else:
@@ -95,7 +96,7 @@ def _pair(
             f"'{source}' has a layer that {model.name} has not: {describe(between[0])}.",
             fix="Choose the topology and width in [model] that the file has.",
         )
-    notes = (f"The file's last {len(unused)} layers are not used.",) if unused else ()
+    notes = (f"{len(unused)} more layers of the file are not used.",) if unused else ()
     return pairs, tuple(left), notes
 
 

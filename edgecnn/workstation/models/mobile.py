@@ -26,14 +26,14 @@ def mobilenet_v1(x: Tensor, width: float, dropout: float) -> Trunk:
     """
     x = blocks.conv(x, blocks.scaled(32, width), 3, "conv1", stride=2, use_bias=False)
     x = _norm_relu6(x, "conv1_bn", "conv1_relu")
-    halved: list[Tensor] = []
+    before_halving: list[Tensor] = []
     for number, (filters, stride) in enumerate(V1_BLOCKS, 1):
-        halved += [x] if stride == 2 else []
+        before_halving += [x] if stride == 2 else []
         x = blocks.depthwise(x, 3, f"conv_dw_{number}", stride=stride, use_bias=False)
         x = _norm_relu6(x, f"conv_dw_{number}_bn", f"conv_dw_{number}_relu")
         x = blocks.conv(x, blocks.scaled(filters, width), 1, f"conv_pw_{number}", use_bias=False)
         x = _norm_relu6(x, f"conv_pw_{number}_bn", f"conv_pw_{number}_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), tuple(halved[-2:]))
+    return Trunk(blocks.dropout(blocks.average(x), dropout), tuple(before_halving[-2:]))
 
 
 def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
@@ -47,17 +47,17 @@ def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
     x = blocks.conv(x, blocks.divisible(32 * width), 3, "Conv1", stride=2, use_bias=False)
     x = _norm_relu6(x, "bn_Conv1", "Conv1_relu")
     number = 0
-    halved: list[Tensor] = []
+    before_halving: list[Tensor] = []
     for expansion, channels, repeats, first_stride in V2_STAGES:
         for repeat in range(repeats):
             prefix = f"block_{number}_" if number else "expanded_conv_"
             stride = 1 if repeat else first_stride
             x, expanded = _inverted_residual(x, expansion, blocks.divisible(channels * width), stride, prefix)
-            halved += [expanded] if stride == 2 else []
+            before_halving += [expanded] if stride == 2 else []
             number += 1
     x = blocks.conv(x, blocks.divisible(1280 * max(1.0, width)), 1, "Conv_1", use_bias=False)
     x = _norm_relu6(x, "Conv_1_bn", "out_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), tuple(halved[-2:]))
+    return Trunk(blocks.dropout(blocks.average(x), dropout), tuple(before_halving[-2:]))
 
 
 def _inverted_residual(

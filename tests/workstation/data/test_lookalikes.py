@@ -14,7 +14,7 @@ from edgecnn.workstation.data.procedural import render_scene
 
 
 def test_a_look_alike_depends_on_its_seed_and_number_alone() -> None:
-    few, many = list(lookalikes(3, 7, 48, 64)), list(lookalikes(22, 7, 48, 64))
+    few, many = list(lookalikes(3, 7, 48, 64)), list(lookalikes(20, 7, 48, 64))
     for (one, kind), (again, same_kind) in zip(few, many, strict=False):
         assert kind == same_kind
         np.testing.assert_array_equal(one, again)
@@ -43,6 +43,13 @@ def test_look_alikes_hold_as_much_orange_light_as_flames_do() -> None:
         for pixels, _ in lookalikes(200, 3, 64, 64)
     ]
     assert np.mean(hot) > 0.3
+
+
+def test_fireworks_and_cities_are_dark_with_bright_spots() -> None:
+    nights = [x for x, kind in lookalikes(120, 4, 64, 64) if kind in ("fireworks", "city at night")]
+    assert len(nights) == 12
+    assert np.median([np.median(pixels) for pixels in nights]) < 80
+    assert np.mean([(pixels.max(axis=2) > 180).mean() > 0.002 for pixels in nights]) > 0.8
 
 
 def test_the_stress_set_has_kinds_that_training_never_shows() -> None:

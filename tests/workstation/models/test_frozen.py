@@ -27,6 +27,8 @@ def network(topology: Topology, is_frozen: bool = True) -> Any:
             layer.set_weights(
                 [0.1 + weight * rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()]
             )
+        elif layer.name == "where_logits":  # it starts from 0
+            layer.set_weights([rng.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
     return model
 
 

@@ -148,6 +148,26 @@ def test_weights_of_224_px_serve_at_96_px_and_leave_a_head_of_other_labels(share
     assert len(report.filled) == 2 * 27
 
 
+def test_a_heatmap_that_reads_two_maps_starts_from_its_own_file(tmp_path: Path) -> None:
+    # At this width a layer that joins maps has the shape of one of the trunk's.
+    spec, size = ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64)
+    where, other = (Head("where", "heatmap", labels, 1) for labels in (("fire",), ("fire", "smoke")))
+    model = build(spec, size, [*heads(3), where])
+    rng = np.random.default_rng(4)
+    kernel, bias = model.get_layer("where_logits").get_weights()
+    model.get_layer("where_logits").set_weights([rng.normal(0, 0.3, kernel.shape), bias])
+    (tmp_path / "model.tflite").write_bytes(_with_manifest(_convert(model, "float32")))
+    again = build(spec, size, [*heads(3), where])
+    codes = noise(8, 64, 64, 3)
+    report = initialise(again, str(tmp_path / "model.tflite"), codes)
+    assert report.left == ()
+    for mine, first in zip(again(codes.astype(np.float32)), model(codes.astype(np.float32)), strict=True):
+        np.testing.assert_allclose(mine, first, atol=1e-4)
+    # Its old last layer lies before that of the other head in the file.
+    answers_otherwise = build(spec, size, [*heads(3), other])
+    assert initialise(answers_otherwise, str(tmp_path / "model.tflite"), codes).left == ("where_logits",)
+
+
 def test_what_joins_maps_for_a_heatmap_is_left_as_a_head_is(shared: Path) -> None:
     where = Head("where", "heatmap", ("fire",), 1)
     model = build(ModelSpec("mobilenet_v1", width=0.25), InputSpec(96, 96), [*heads(6), where])
