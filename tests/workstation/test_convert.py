@@ -39,8 +39,8 @@ height_px = 100
 width_px = 64
 
 [model]
-topology = "mobilenet_v2"
-width = 0.35
+topology = "mobilenet_v1"
+width = 0.5
 
 [[heads]]
 name = "where"
