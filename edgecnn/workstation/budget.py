@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.bundle.manifest import Budget, Manifest, Measured, Precision
-from edgecnn.core.prediction import Head
+from edgecnn.core.prediction import Head, Scores
 from edgecnn.errors import ModelError
 from edgecnn.measure.accuracy import Drop, accuracy_drop, wilson
 from edgecnn.targets.graph import Target
@@ -19,7 +19,6 @@ from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.ladder.climb import RETRAINED, WIDENED, Climb, Rung, climb, ladder, timed
 from edgecnn.workstation.ladder.judge import Answers, Judge
 from edgecnn.workstation.ladder.metric import fit_temperature, parse_metric
-from edgecnn.workstation.quality import Scores
 from edgecnn.workstation.subject import Subject
 from edgecnn.workstation.tflite import to_flatbuffer, to_network
 from edgecnn.workstation.thresholds import points_of, thresholds_of

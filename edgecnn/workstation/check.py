@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.bundle.manifest import Measured, OperatingPoints
-from edgecnn.core.prediction import Head, decode
+from edgecnn.core.prediction import Head, Scores, decode
 from edgecnn.measure.accuracy import Drop, accuracy_drop, decide, is_exclusive, wilson
 from edgecnn.runtime.interpreter import open_interpreter
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import Codes, Stack, codes_of
 from edgecnn.workstation.data.targets import Targets, targets_of
 from edgecnn.workstation.ladder.judge import Answers
-from edgecnn.workstation.quality import Scores, answers, labels_in, peaks_inside
+from edgecnn.workstation.quality import answers, labels_in, peaks_inside
 from edgecnn.workstation.split import read_split, with_threshold_lookalikes
 from edgecnn.workstation.subject import Subject
 from edgecnn.workstation.tflite import heads_in, to_flatbuffer

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.prediction import Head
+from edgecnn.core.prediction import Head, Scores
 from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.models.zoo import LOGITS
-from edgecnn.workstation.thresholds import Scores, default_of, logit_of, operating_points
+from edgecnn.workstation.thresholds import default_of, logit_of, operating_points
 
 Floats = NDArray[np.float64]
 

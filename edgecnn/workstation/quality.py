@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.core.place import lies_in, peak_of
-from edgecnn.core.prediction import Head
+from edgecnn.core.prediction import Head, Scores
 from edgecnn.measure.accuracy import auc, decide, is_exclusive
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.data.pipeline import Codes, Stack
@@ -20,7 +20,6 @@ from edgecnn.workstation.models.zoo import listed
 from edgecnn.workstation.split import Split
 
 Labels = NDArray[np.int64]
-Scores = NDArray[np.float32]
 
 ANSWER_BATCH = 128
 """Pictures that a model is asked about at once."""

@@ -70,10 +70,10 @@ def refuse_others(
         ModelError: If one is another network, answers something else, or has learned from other pictures:
             what this one's are measured on may be among them.
     """
+    own = (recipe.input, recipe.model, tuple(heads), [tuple(weight.shape) for weight in model.weights])
     for one in ingredients:
-        network = (one.recipe.input, one.recipe.model, one.card.heads)
-        shapes = [weight.shape for weight in one.weights], [tuple(weight.shape) for weight in model.weights]
-        if shapes[0] != shapes[1] or network != (recipe.input, recipe.model, tuple(heads)):
+        shapes = [weight.shape for weight in one.weights]
+        if (one.recipe.input, one.recipe.model, one.card.heads, shapes) != own:
             raise ModelError(
                 f"'{one.path}' is another network than the recipe's, or answers something else: weights of "
                 "the two have no mean.",

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.bundle.manifest import OperatingPoints
-from edgecnn.core.prediction import Head
+from edgecnn.core.prediction import Head, Scores
 from edgecnn.workstation.data.targets import Targets
-
-Scores = NDArray[np.float32]
 
 MOST_FALSE_ALARMS = 0.01
 """Share of the pictures without a label, look-alikes among them, that may pass the first threshold."""

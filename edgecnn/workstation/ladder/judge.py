@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.prediction import Head
+from edgecnn.core.prediction import Head, Scores
 from edgecnn.measure.accuracy import Drop, accuracy_drop
 from edgecnn.workstation.data.targets import Targets
-from edgecnn.workstation.ladder.metric import Metric, Scores, place_of, threshold_at
+from edgecnn.workstation.ladder.metric import Metric, place_of, threshold_at
 
 Thresholds = Mapping[str, float]
 

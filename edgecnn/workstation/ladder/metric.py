@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.core.prediction import Head, tempered
+from edgecnn.core.prediction import Head, Scores, tempered
 from edgecnn.errors import ModelError
-
-Scores = NDArray[np.float32]
 
 TEMPERATURES = 2 ** np.linspace(-3, 3, 61)
 """What is tried: from 1/8 to 8 in even ratios of 7 %."""

@@ -1,4 +1,4 @@
-"""What glitters far away at night: fireworks, sparklers and the lights of a city."""
+"""What glitters far away at night: fireworks and the lights of a city."""
 
 from __future__ import annotations
 
