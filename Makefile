@@ -148,13 +148,16 @@ else
 endif
 
 # The same recipe without a source of pictures, or several, and without a teacher, who has seen them; measured on these,
-# for the card that the next PUBLISH=1 writes: make left-out MODEL=sentinel SOURCE='dl2425_* abonia_*'
+# and with PUBLISH=1 put onto the card of the model on the shelf: make left-out MODEL=sentinel SOURCE='dl2425_* abonia_*'
 WITHOUT = without-$(subst $() $(),-,$(subst *,,$(subst _*,,$(SOURCE))))
 train_without = $(BIN)/edgecnn train $1 $(call data,$(DATA_$1)) $(TRAIN_$1) $(foreach x,$(SOURCE),--leave-out '$x') --out out/$1-$(WITHOUT) --resume
 left-out: | .venv/ready
 	$(foreach x,$(AVERAGED_$(RECIPE)),$(call train_without,$x) &&) $(call train_without,$(RECIPE)) $(AVERAGED_$(RECIPE):%=--average out/%-$(WITHOUT)/model.h5)
 	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) $(CONVERT_$(RECIPE)) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
-	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)/$(WITHOUT)
+	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)-$(WITHOUT)
+ifdef PUBLISH
+	$(BIN)/edgecnn zoo left-out $(MODEL) out/$(RECIPE)-$(WITHOUT) --into edgecnn/zoo
+endif
 
 # Accuracy against time of a model that ships at other sizes: at each a new last layer on its trunk, both fine-tuned
 # for two epochs, and a chart of one of its answers: make bench-sizes MODEL=scenes HEAD=scene

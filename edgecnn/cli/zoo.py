@@ -126,8 +126,8 @@ def path(name: str) -> None:
 def publish(folder: Path, name: str | None, data: tuple[Path, ...], calibration: Path, into: Path) -> None:
     """Put the int8.tflite of FOLDER on a shelf, with its figures and its card.
 
-    FOLDER is where train, convert and bench left everything. Reports about further pictures, and about
-    models that were trained without a source, lie in folders below.
+    FOLDER is where train, convert and bench left everything. Reports about further pictures lie in folders
+    below.
 
     \b
     Example:
@@ -144,6 +144,24 @@ def publish(folder: Path, name: str | None, data: tuple[Path, ...], calibration:
         open_dataset(data, folders_of(recipe), leave_out=recipe.leave_out) if recipe else open_dataset(data)
     )
     click.echo(room.publish(name or (manifest.name if manifest else ""), folder, dataset, calibration, into))
+
+
+@zoo.command("left-out")
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--into", required=True, type=click.Path(path_type=Path), help="The shelf.")
+def left_out(name: str, folder: Path, into: Path) -> None:
+    """Put onto the card of NAME what one like it does with a source that it never saw.
+
+    FOLDER is where bench left the report of the same recipe, trained with --leave-out, on the split left_out.
+
+    \b
+    Example:
+        edgecnn zoo left-out digits out/digits-without-7s --into edgecnn/zoo
+    """
+    from edgecnn.workstation import publish as room
+
+    click.echo(room.add_left_out(name, folder, into))
 
 
 @zoo.command()

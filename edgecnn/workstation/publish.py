@@ -29,6 +29,7 @@ from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset
 from edgecnn.workstation.failures import failures, sheet
 from edgecnn.workstation.recipe import Recipe, parse
 from edgecnn.zoo import figures as measured
+from edgecnn.zoo import shelf as shelves
 from edgecnn.zoo.figures import (
     ClipFigures,
     Figure,
@@ -100,7 +101,49 @@ def publish(name: str, folder: Path, dataset: Dataset, calibration: Path, shelf:
             f"'{bundle.path}' was not calibrated with '{calibration}'.",
             fix="Give the list that 'edgecnn convert' took or wrote.",
         )
-    figures = gather(folder, dataset)
+    return _shelve(name, bundle, gather(folder, dataset), entries, shelf)
+
+
+def add_left_out(name: str, folder: Path, shelf: Path) -> Path:
+    """Put onto the card of a model what one like it does with a source that it was trained without.
+
+    Args:
+        name: What the zoo calls it.
+        folder: Where ``bench`` left the ``report.json`` of the other one, on the split ``left_out``.
+        shelf: Where the model stands.
+
+    Returns:
+        Its folder on the shelf.
+
+    Raises:
+        DataError: If the report is about other pictures, or about what another recipe was trained without.
+        BundleError: If the model is not on the shelf, or is damaged.
+    """
+    resident = shelves.resident(name, shelf)
+    report, own = _report(folder / "report.json"), resident.manifest.provenance
+    found = _left_out_set(report, parse(own.recipe).leave_out if own.recipe else ())
+    made_from = report.models[0].provenance
+    if found is None or made_from is None:
+        raise DataError(
+            f"The report in '{folder}' is not about pictures that a model was trained without.",
+            fix=f"Train with --leave-out, then run 'edgecnn bench MODEL --split {LEFT_OUT} --out {folder}'.",
+        )
+    if _method(made_from) != _method(own):
+        raise DataError(
+            f"The report about the pictures of {', '.join(found.left_out)} in '{folder}' is of another "
+            f"recipe than '{name}'.",
+            fix="Train the recipe of the model without them and bench it again.",
+        )
+    kept = (one for one in resident.figures.sets if one.left_out != found.left_out)
+    figures = replace(resident.figures, sets=(*kept, found))
+    entries = calibrations.read(shelf / name / "calibration.txt")
+    return _shelve(name, files.read(resident.path), figures, entries, shelf)
+
+
+def _shelve(
+    name: str, bundle: Bundle, figures: Figures, entries: Sequence[calibrations.Entry], shelf: Path
+) -> Path:
+    """Put a model and all that belongs to it on a shelf, whole or not at all."""
     shown = failures(bundle.path)
     try:
         shelf.mkdir(parents=True, exist_ok=True)
@@ -134,7 +177,7 @@ def compare(promised: Figures, found: Sequence[PictureSet]) -> tuple[Verdict, ..
     Raises:
         DataError: If they have no pictures in common.
     """
-    new = {(s.data, s.split, h.head): h.accuracy for s in found if not s.left_out for h in s.heads}
+    new = {(s.data, s.split, h.head): h.accuracy for s in found for h in s.heads}
     verdicts = tuple(
         Verdict(f"{head.head} on {pictures.data}, {pictures.split}", head.accuracy, accuracy)
         for pictures in promised.sets
@@ -185,35 +228,20 @@ def gather(folder: Path, dataset: Dataset) -> Figures:
 
 
 def sets_of(folder: Path) -> tuple[PictureSet, ...]:
-    """Read the reports about the model in a folder, the one that lies beside it first.
-
-    A report in a folder below counts if it is about the same file; or if it is about pictures that another
-    one was trained without, to tell what a model like this does with a source that it never saw.
+    """Read the reports about the model in a folder: the one beside it first, then those in folders below.
 
     Raises:
-        DataError: If the first is missing, cannot be read, or is about another file; or if one is about what
-            another recipe was trained without.
+        DataError: If the first is missing, cannot be read, or is about another file.
     """
-    bundle, manifest = _open(folder)
+    bundle, _ = _open(folder)
     reports = [_report(path) for path in (folder / "report.json", *sorted(folder.glob("*/report.json")))]
     if reports[0].models[0].sha256 != bundle.sha256:
         raise DataError(
             f"'{folder / 'report.json'}' is about another file than '{bundle.path}'.",
             fix=f"Run 'edgecnn bench {bundle.path} --data DATA --out {folder}' again.",
         )
-    own = parse(manifest.provenance.recipe).leave_out if manifest.provenance.recipe else ()
-    found = [(report, kept) for report in reports if (kept := _picture_set(report, own))]
-    for report, kept in found:
-        made_from = report.models[0].provenance
-        if kept.left_out and made_from and _method(made_from) != _method(manifest.provenance):
-            raise DataError(
-                f"The report about the pictures of {', '.join(kept.left_out)} in '{folder}' is of another "
-                "recipe than the model.",
-                fix="Train this recipe without them and bench it again, or remove that report.",
-            )
-    return tuple(
-        kept for report, kept in found if (report.models[0].sha256 == bundle.sha256) == (not kept.left_out)
-    )
+    own = (report for report in reports if report.models[0].sha256 == bundle.sha256)
+    return tuple(found for report in own if (found := _picture_set(report)))
 
 
 def _method(provenance: Provenance) -> tuple[Recipe, frozenset[str]]:
@@ -242,15 +270,20 @@ def _report(path: Path) -> Report:
     return report
 
 
-def _picture_set(report: Report, known_left_out: Sequence[str]) -> PictureSet | None:
+def _left_out_set(report: Report, known_left_out: Sequence[str]) -> PictureSet | None:
+    """Keep what a card shows of a report on pictures that its model never saw; None if it is on others."""
+    found, made_from = _picture_set(report), report.models[0].provenance
+    if found is None or found.split != LEFT_OUT or made_from is None or not made_from.recipe:
+        return None
+    globs = tuple(glob for glob in parse(made_from.recipe).leave_out if glob not in known_left_out)
+    return replace(found, left_out=globs) if globs else None
+
+
+def _picture_set(report: Report) -> PictureSet | None:
     """Keep of a report what a card shows; None where no accuracy was measured."""
     model = report.models[0]
     if report.data is None or not model.accuracy:
         return None
-    left_out: tuple[str, ...] = ()
-    if report.data.split == LEFT_OUT and model.provenance and model.provenance.recipe:
-        globs = parse(model.provenance.recipe).leave_out
-        left_out = tuple(glob for glob in globs if glob not in known_left_out)
     parents = {other.name for other in report.models[1:] if other.precision == "float32"}
     drops = {row.head: row for row in reversed(report.comparison) if row.head and row.against in parents}
     return PictureSet(
@@ -261,7 +294,6 @@ def _picture_set(report: Report, known_left_out: Sequence[str]) -> PictureSet | 
             _head(name, found, drops.get(name), model.place.get(name, {}))
             for name, found in model.accuracy.items()
         ),
-        left_out,
     )
 
 
