@@ -123,7 +123,11 @@ def _activations(scores: NDArray[np.float32], head: Head, spec: TensorSpec) -> N
 
 
 def teaching(
-    teachers: Sequence[Teacher], model: Any, heads: Sequence[Head], distill: Distill
+    teachers: Sequence[Teacher],
+    model: Any,
+    heads: Sequence[Head],
+    distill: Distill,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Teach, tuple[Loss, ...], float]:
     """Make what a student asks: the teachers, the losses towards their answers, and how much these count.
 
@@ -135,6 +139,7 @@ def teaching(
         model: The student.
         heads: Its answers.
         distill: How much the teachers say.
+        on_note: Hears of heads that a teacher has too and cannot teach.
 
     Raises:
         ModelError: If a teacher knows none of the heads.
@@ -163,6 +168,9 @@ def teaching(
                 "order and heatmaps of the same grid.",
                 fix="Give a model that has a head of that name, those labels and that grid.",
             )
+        others = {head.name for head in teacher.heads} & {name for name, *_ in set(wanted) - known.keys()}
+        if others:
+            on_note(f"{teacher.name} does not teach {', '.join(sorted(others))}: labels or grid are others")
 
     def teach(pictures: Any) -> tuple[Any, ...]:
         every = [teacher.answer(pictures) for teacher in teachers]

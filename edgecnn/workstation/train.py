@@ -125,7 +125,7 @@ def train(
     if state.history:
         restore(tracker, checkpoint / state.weights)
     losses = losses_for(heads, training, recipe.train)
-    teach = teaching(opened, model, heads, recipe.distill) if opened else None
+    teach = teaching(opened, model, heads, recipe.distill, progress.on_note) if opened else None
     learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
     step = make_step(learner, batch_loss(learner, recipe, heads, losses, teach), optimizer, averages)
     for number in range(state.next_epoch, recipe.train.epochs + 1):

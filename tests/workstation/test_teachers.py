@@ -11,6 +11,7 @@ import pytest
 from blobs import RECIPE, write_blobs
 
 from edgecnn.bundle.manifest import Precision
+from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras, tf
@@ -19,7 +20,7 @@ from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.pipeline import codes_of
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.recipe import Distill, parse
-from edgecnn.workstation.teachers import open_teacher, teaching
+from edgecnn.workstation.teachers import Teacher, open_teacher, teaching
 from edgecnn.workstation.train import train
 
 TAUGHT = (
@@ -104,6 +105,23 @@ def test_a_finished_run_of_another_teacher_is_not_taken_for_this_one(
 
     with pytest.raises(ModelError, match="is there already"):
         train(parse(text), text, blobs, trained.parent, resume=True, teachers=[teacher])
+
+
+def test_a_teacher_with_a_heatmap_of_another_grid_says_that_it_does_not_teach_it() -> None:
+    heads = (
+        Head("fire", "sigmoid", ("fire", "smoke"), 0, True),
+        Head("place", "heatmap", ("fire", "smoke"), 1),
+    )
+    entry = keras.Input((8, 8, 2))
+    student = keras.Model(entry, [keras.layers.GlobalAveragePooling2D()(entry), entry])
+    told: list[str] = []
+
+    for grid in (4, 8):
+        teacher = Teacher("sentinel", heads, ((2,), (grid, grid, 2)), "ab", lambda _: [])
+        teaching([teacher], student, heads, Distill(), told.append)
+
+    (note,) = told
+    assert note.startswith("sentinel does not teach place:")
 
 
 def test_a_teacher_that_edgecnn_did_not_make_is_refused(tmp_path: Path) -> None:
