@@ -232,6 +232,22 @@ def step(
     return AlarmState(smoothed, at_s, is_on=True, incident_id=new_id, told_at_s=at_s), event
 
 
+def resumed(state: AlarmState, at_s: float) -> AlarmState:
+    """Let a score that holds go on holding after a time in which nobody looked, which does not count.
+
+    Args:
+        state: What the last step before left.
+        at_s: When the first frame after it was taken.
+
+    Example:
+        >>> resumed(AlarmState(0.9, at_s=5.0, crossed_at_s=4.0), at_s=100.0).crossed_at_s
+        99.0
+    """
+    if state.crossed_at_s is None or state.at_s is None:
+        return state
+    return replace(state, crossed_at_s=state.crossed_at_s + max(0.0, at_s - state.at_s))
+
+
 def _last(policy: AlarmPolicy, state: AlarmState, frame_index: int) -> tuple[AlarmState, Event | None]:
     """Leave everything as it is; a lasting alarm is told again when it is time."""
     at_s = state.at_s or 0.0

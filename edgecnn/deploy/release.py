@@ -129,13 +129,19 @@ def model_names(config: bytes) -> tuple[str, ...]:
     """
     try:
         table = tomllib.loads(config.decode("utf-8"))
-        names = [str(table["model"][key]) for key in ("path", "fallback") if key in table["model"]]
+        model = table.get("model", {})
+        names = [str(model[key]) for key in ("path", "fallback") if key in model]
         web = table.get("web", {})
         folder = str(table.get("journal", {}).get("folder", "~"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, LookupError, TypeError, AttributeError) as error:
         raise DeployError(
             f"The configuration cannot be read: {error}.", fix="Compare it with docs/watch.md."
         ) from error
+    if "path" not in model:
+        raise DeployError(
+            "The configuration does not say which file it watches with.",
+            fix='Write the name of the model that is deployed, in [model]: path = "fire.tflite".',
+        )
     for name in names:
         if not _PLAIN_NAME.fullmatch(name):
             raise DeployError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from edgecnn.core import settings
 from edgecnn.core.alarm import AlarmPolicy
@@ -44,6 +46,7 @@ _NO_PATH: Final = re.compile(r"picamera(:\d+)?|\d+|[a-z]+://.*|replay:[^./]*", r
 """A camera, a stream, or an incident by its id, which has neither dot nor slash."""
 
 _REPLAY: Final = "replay:"
+_LAST_PORT: Final = 65535
 _LOCAL_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -392,11 +395,38 @@ def _refuse_impossible_values(config: Config) -> None:
             f"The page would be open to everyone who reaches '{config.web.host}'.",
             fix='Set web.token_env or web.token_file, or web.host = "127.0.0.1".',
         )
+    if config.mqtt is not None and not config.mqtt.host.strip():
+        raise RecipeError("'mqtt.host' is empty.", fix="Write the name or the address of the broker.")
     for name in _POSITIVE + _NOT_NEGATIVE:
-        value = _setting(config, name)
-        if value is not None and not (value > 0 or (value == 0 and name in _NOT_NEGATIVE)):
-            rule = "cannot be negative" if name in _NOT_NEGATIVE else "must be above 0"
-            raise RecipeError(f"'{name}' {rule}; found {value}.", fix=f"Correct '{name}'.")
+        if rule := _broken_rule(name, _setting(config, name)):
+            raise RecipeError(f"'{name}' {rule}; found {_setting(config, name)}.", fix=f"Correct '{name}'.")
+    _refuse_no_address("source.uri", config.source.uri)
+    _refuse_no_address("webhook.url", config.webhook.url if config.webhook else "")
+
+
+def _broken_rule(name: str, value: float | None) -> str:
+    """Say what is wrong with a number; empty for nothing.
+
+    Example:
+        >>> _broken_rule("mqtt.port", 0), _broken_rule("web.port", 0), _broken_rule("web.port", 70000)
+        ('must be above 0', '', 'goes up to 65535')
+    """
+    if value is None:
+        return ""
+    if not (value > 0 or (value == 0 and name in _NOT_NEGATIVE)):
+        return "cannot be negative" if name in _NOT_NEGATIVE else "must be above 0"
+    if name.endswith(".port") and value > _LAST_PORT:
+        return f"goes up to {_LAST_PORT}"
+    return "" if math.isfinite(value) else "is a finite number"
+
+
+def _refuse_no_address(name: str, address: str) -> None:
+    try:
+        _ = urlsplit(address).port
+    except ValueError as error:
+        raise RecipeError(
+            f"'{name}' is no address: {error}.", fix=f"Correct '{name}': after '//' comes host or host:port."
+        ) from error
 
 
 def _setting(config: Config, name: str) -> float | None:

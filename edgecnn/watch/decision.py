@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from secrets import token_hex
 from typing import Final
 
-from edgecnn.core.alarm import AlarmState, Event, step
+from edgecnn.core.alarm import AlarmState, Event, resumed, step
 from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.prediction import Head, Prediction
 from edgecnn.core.zones import Aim, Window, aim, box_of, score_of
@@ -94,14 +94,21 @@ class Decider:
         """Take one frame into account.
 
         A frame that cannot be trusted raises no alarm and ends none: the picture is tested every
-        ``LOOK_EVERY_S``, and beyond that each frame by which anything of an alarm would be told.
+        ``LOOK_EVERY_S``, and beyond that each frame by which anything of an alarm would be told. Nor does a
+        score hold while the camera is away or not trusted.
 
         Returns:
             What is to be told, oldest first.
         """
         events = self.camera("lost", False, frame.captured_at_s, frame.index, utc_s)
+        known = self._states
+        if events or self._is_suspect:
+            known = {label: resumed(state, frame.captured_at_s) for label, state in known.items()}
         window = Window.of(self.rules.input, *frame.pixels_rgb.shape[:2])
-        steps = [self._step(one, frame, prediction, window, utc_s) for one in self.rules.aims]
+        steps = [
+            self._step(one, known.get(one.policy.label, AlarmState()), frame, prediction, window, utc_s)
+            for one in self.rules.aims
+        ]
         alarms = [event for _, event in steps if event is not None]
         if self.rules.self_tests:
             if alarms or self._is_due(frame):
@@ -174,12 +181,12 @@ class Decider:
         ]
 
     def _step(
-        self, one: Aim, frame: Frame, prediction: Prediction, window: Window, utc_s: float
+        self, one: Aim, known: AlarmState, frame: Frame, prediction: Prediction, window: Window, utc_s: float
     ) -> tuple[AlarmState, Event | None]:
         """Say what a frame would change, and change nothing."""
         state, event = step(
             one.policy,
-            self._states.get(one.policy.label, AlarmState()),
+            known,
             score_of(one, prediction, window),
             frame.captured_at_s,
             frame.index,

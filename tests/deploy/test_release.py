@@ -40,6 +40,12 @@ def test_a_configuration_that_cannot_live_in_a_slot_is_refused(path: str, more: 
         model_names(CONFIG.format(path, more).encode())
 
 
+@pytest.mark.parametrize("table", ["", '[model]\ndelegate = "edgetpu"\nfallback = "cpu.tflite"\n'])
+def test_a_configuration_that_names_no_model_is_refused(table: str) -> None:
+    with pytest.raises(DeployError, match="does not say which file"):
+        model_names(table.encode())
+
+
 def test_a_fallback_in_another_folder_is_refused() -> None:
     with pytest.raises(DeployError, match="lies beside"):
         model_names(PAIR.format("/opt/fire.tflite", "").encode())

@@ -124,6 +124,11 @@ def test_a_misspelt_key_is_named_with_the_nearest_valid_one(old: str, new: str, 
         ("[1, 0.5], [0, 0.5]", "[1, 5]", "between 0 and 1"),
         ("[model]", "[model", "not valid TOML"),
         ("frames_per_second", 'format = "RGB565"\nframes_per_second', "source.format"),
+        ("frames_per_second = 10", "stalled_after_s = inf", "'source.stalled_after_s' is a finite number"),
+        ('host = "broker"', 'host = ""', "'mqtt.host' is empty"),
+        ('host = "broker"', 'host = "broker"\nport = 70000', "'mqtt.port' goes up to 65535"),
+        ("rtsp://cam/1", "rtsp://[cam/1", "'source.uri' is no address"),
+        ("[clips]", '[clips]\n[webhook]\nurl = "https://host:443a/x"', "'webhook.url' is no address"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(old: str, new: str, said: str) -> None:

@@ -42,6 +42,29 @@ def test_a_single_flash_starts_no_alarm_whenever_it_comes(decider: Decider, inde
     assert decider.alarms == ()
 
 
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "covered"])
+def test_a_time_in_which_nobody_could_look_is_no_time_in_which_a_score_held(is_lost: bool) -> None:
+    policy = AlarmPolicy("fire", half_life_s=0, minimum_s=2)
+    decider = Decider(Rules((aim(policy, HEADS),), InputSpec(96, 128), self_tests=True, frozen_after_s=10))
+    for index in range(30):
+        assert told(decider, index, SCENE, 0.9) == []
+    if is_lost:
+        decider.camera("lost", True, 1.0, 30, 1e9)
+    else:
+        for index in range(30, 3000, 3):
+            told(decider, index, WHITE, 0.9)
+
+    kinds = [kind for index in range(3000, 3060) for kind in told(decider, index, SCENE, 0.9)]
+    at = decider.alarms
+
+    assert ("started" in kinds, at) == (True, ("fire",))
+    again = Decider(decider.rules)
+    for index in range(30):
+        told(again, index, SCENE, 0.9)
+    again.camera("lost", True, 1.0, 30, 1e9)
+    assert "started" not in told(again, 3000, SCENE, 0.9)
+
+
 @pytest.mark.parametrize("index", range(1, 10))
 def test_a_single_flash_ends_no_alarm_whenever_it_comes(decider: Decider, index: int) -> None:
     for before in range(index):

@@ -137,6 +137,32 @@ def test_an_acknowledged_alarm_is_told_to_every_sink_once(tmp_path: Path) -> Non
         assert journal.incidents(1)[0].acknowledged
 
 
+def test_an_alarm_that_is_over_is_acknowledged_without_a_word_and_a_camera_fault_never(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as journal:
+        journal.on_event(started("a1"))
+        journal.on_event(ended("a1"))
+        journal.on_event(Event("camera", "dark", 9.0, 1.0, 90, "c1"))
+
+        known = [journal.acknowledge("a1"), journal.acknowledge("c1")]
+
+        assert known == [True, False]
+        assert journal.incidents(1)[0].acknowledged
+        assert journal.last == 3
+
+
+def test_what_lasts_is_known_on_a_disk_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.on_event(started("a1"))
+        journal._reader.close()
+        journal._writer.close()
+        journal.on_event(Event("camera", "dark", 9.0, 1.0, 90, "c1"))
+
+        assert (journal.open_alarms(), journal.open_camera_faults()) == ({"fire": "a1"}, {"dark": "c1"})
+        assert journal.acknowledge("a1")
+
+
 def test_oldest_events_go_when_the_journal_reaches_its_quota_and_those_unheard_are_named(
     tmp_path: Path,
 ) -> None:
@@ -217,13 +243,17 @@ def test_on_a_full_disk_events_are_told_all_the_same_and_written_when_there_is_s
             journal.on_event(started(f"a{number}"))
     told = [entry.event.incident_id for entry in journal.after(0, 500)]
     faults = journal.faults()
+    last = journal.open_alarms()
+    known = [journal.acknowledge("a199"), journal.acknowledge("a199")]
     (small_disk / "ballast").unlink()
 
     recovered = until(lambda: not journal.faults(), 5)
+    acknowledged = [incident.id for incident in journal.incidents(500) if incident.acknowledged]
     journal.close()
 
     assert told == [f"a{number}" for number in range(200)]
+    assert (last, known, acknowledged) == ({"fire": "a199"}, [True, True], ["a199"])
     assert "Free some space" in faults[0].detail
     assert recovered
     with opened(small_disk) as again:
-        assert [entry.event.incident_id for entry in again.after(0, 200)] == told
+        assert [entry.event.incident_id for entry in again.after(0, 201)] == [*told, "a199"]

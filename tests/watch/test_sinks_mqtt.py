@@ -61,6 +61,11 @@ def here(port: int, **settings: object) -> MqttConfig:
     return MqttConfig("127.0.0.1", port, **settings)  # type: ignore[arg-type]
 
 
+def shown(at_s: float, rgb: tuple[int, int, int]) -> tuple[Frame, Prediction]:
+    frame = Frame(np.full((480, 1280, 3), rgb, np.uint8), at_s)
+    return frame, Prediction({}, 0, at_s, StageTimes(0, 0, 0))
+
+
 def fire(kind: str, incident_id: str = "a1") -> Event:
     return Event(kind, "fire", 5.0, 0.9, 50, incident_id)  # type: ignore[arg-type]
 
@@ -85,11 +90,14 @@ def test_events_arrive_in_order_and_the_state_follows_them(
 def test_the_picture_of_an_alarm_is_a_jpeg_that_stays(
     broker: Broker, listener: Listener, journal: Journal
 ) -> None:
-    frame = Frame(np.full((480, 1280, 3), (200, 10, 10), np.uint8), 1.0)
     with telling(journal, here(broker.port)) as feed:
-        feed.on_prediction(frame, Prediction({}, 0, 1.0, StageTimes(0, 0, 0)))
+        feed.on_prediction(*shown(5.0, (200, 10, 10)))
         journal.on_event(fire("started"))
         assert until(lambda: listener.of("/snapshot"))
+        # An hour later the broker hears of a fire of then: what is to be seen now is no picture of it.
+        feed.on_prediction(*shown(3605.0, (10, 10, 200)))
+        journal.on_event(fire("started", "a2"))
+        assert until(lambda: feed.is_caught_up and len(listener.of("/events")) == 2)
 
     late = Listener(broker.port, "+/yard/snapshot", name="late")
     with contextlib.closing(late):

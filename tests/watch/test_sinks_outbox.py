@@ -84,9 +84,7 @@ def test_broker_web_server_and_clip_are_told_by_the_same_ids(
 
         assert until(lambda: [m.json["id"] for m in listener.of("/events")] == ids)
         assert until(lambda: [r.json["id"] for r in receiver.requests] == ids)
-        incident = outbox.journal.incident("a1")
-        assert incident is not None
-        assert incident.snapshot is not None
+        assert until(lambda: outbox.journal.incident("a1").snapshot is not None)  # type: ignore[union-attr]
         assert until(lambda: outbox.journal.incident("a1").clip is not None)  # type: ignore[union-attr]
 
 
@@ -157,6 +155,28 @@ def test_a_reload_that_is_wrong_changes_nothing(config: Config, receiver: Receiv
         assert until(lambda: len(receiver.requests) == 1)
         assert outbox.faults() == ()
         assert set(outbox._feeds) == {"webhook", "clips"}
+
+
+def test_who_cannot_be_brought_back_is_a_fault_until_a_reload_brings_him_back(
+    config: Config, receiver: Receiver, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret")
+    good = replace(config, webhook=WebhookConfig(receiver.url, secret_file=key))
+    with contextlib.closing(Outbox(good)) as outbox:
+        key.unlink()
+        with pytest.raises(RecipeError, match="misspelt"):
+            outbox.reload(
+                replace(config, webhook=WebhookConfig(receiver.url, secret_file=tmp_path / "misspelt"))
+            )
+        (fault,) = outbox.faults()
+        key.write_text("secret")
+        outbox.reload(good)
+        outbox.on_event(fire("started"))
+
+        assert (fault.name, "not told any more" in fault.detail) == ("webhook", True)
+        assert until(lambda: len(receiver.requests) == 1)
+        assert outbox.faults() == ()
 
 
 def test_a_secret_that_is_not_where_it_should_be_is_named_at_the_start(config: Config) -> None:

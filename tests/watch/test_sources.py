@@ -21,6 +21,7 @@ from streams import MjpegServer, free_port, rtsp_server, why_no_rtsp
 from edgecnn.core.frame import Frame
 from edgecnn.errors import MissingPackageError, RecipeError, RuntimeFault
 from edgecnn.watch.config import SourceConfig
+from edgecnn.watch.sinks.video import load, open_video
 from edgecnn.watch.sources.open import open_source
 
 ORANGE = (220, 120, 30)
@@ -58,6 +59,27 @@ def test_a_clip_that_is_played_fast_keeps_its_own_time_and_its_colours(clip: Pat
 
     assert [round(f.captured_at_s, 3) for f in found] == [round(i / 10, 3) for i in range(10)]
     assert found[5].pixels_rgb[24, 32].tolist() == pytest.approx(ORANGE, abs=8)
+
+
+@pytest.mark.parametrize("has_av", [True, False], ids=["h264", "mpeg4"])
+def test_the_clip_of_a_camera_that_grew_slower_has_the_times_of_its_frames(
+    has_av: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_av:
+        monkeypatch.setitem(sys.modules, "av", None)
+    elif load() is None:
+        pytest.skip("needs PyAV")
+    times_s = [*(n / 10 for n in range(10)), *(1 + n / 2 for n in range(6))]
+    writer = open_video(tmp_path / "clip.mp4", 10)
+    for number, at_s in enumerate(times_s):
+        writer.write(np.full((48, 64, 3), 10 * number, np.uint8), at_s)
+    writer.close()
+
+    found = frames(tmp_path / "clip.mp4", realtime=False)
+
+    # Of MPEG-4 a picture is shown again and again; the brightness tells which one it is.
+    first_s = {round(float(f.pixels_rgb.mean()) / 10): f.captured_at_s for f in reversed(found)}
+    assert [first_s[number] for number in range(16)] == pytest.approx(times_s, abs=0.01)
 
 
 def test_a_clip_in_real_time_takes_as_long_as_it_took_to_record(clip: Path) -> None:

@@ -91,6 +91,7 @@ class Journal:
         self._changed = threading.Condition(threading.RLock())
         self._reading: threading.RLock | threading.Condition = threading.RLock()
         self._pending: list[Entry] = []
+        self._lasting: dict[str, Event] = {}
         self._registered: dict[str, int] = {}
         self._fault: Fault | None = None
         self._dropped: Fault | None = None
@@ -117,6 +118,10 @@ class Journal:
             )
             self._pending.append(Entry(self._next, stamped))
             self._next += 1
+            if _is_over(stamped):
+                self._lasting.pop(stamped.incident_id, None)
+            else:
+                self._lasting[stamped.incident_id] = stamped
             self._write_pending()
             self._changed.notify_all()
 
@@ -183,7 +188,7 @@ class Journal:
             return self._next - 1
 
     def open_alarms(self) -> dict[str, str]:
-        """Give the id of the incident that lasts, by label."""
+        """Give the id of the incident that lasts, by label, whatever the disk takes."""
         return self._open(is_alarm=True)
 
     def open_camera_faults(self) -> dict[str, str]:
@@ -214,23 +219,28 @@ class Journal:
             Whether there is such an alarm.
         """
         with self._changed:
-            rows = self._rows(
-                "SELECT acknowledged, ended_utc_s, last FROM incidents WHERE is_alarm AND id = ?",
-                (incident_id,),
+            last = self._lasting.get(incident_id)
+            if last is not None and last.kind != "camera":
+                if not self._is_acknowledged(incident_id):
+                    told = replace(last, kind="updated", detail=ACKNOWLEDGED, event_id="", at_utc_s=None)
+                    self.on_event(told)
+                return True
+            with contextlib.suppress(sqlite3.Error), self._writer:
+                query = "UPDATE incidents SET acknowledged = 1 WHERE is_alarm AND id = ?"
+                return self._writer.execute(query, (incident_id,)).rowcount > 0
+            return False
+
+    def _is_acknowledged(self, incident_id: str) -> bool:
+        waiting = any(
+            entry.event.incident_id == incident_id and entry.event.detail == ACKNOWLEDGED
+            for entry in self._pending
+        )
+        with contextlib.suppress(sqlite3.Error):
+            return (
+                waiting
+                or self._rows("SELECT 1 FROM incidents WHERE acknowledged AND id = ?", (incident_id,)) != []
             )
-            if not rows:
-                return False
-            was_known, ended_utc_s, last = rows[0]
-            if not was_known:
-                with contextlib.suppress(sqlite3.Error), self._writer:
-                    self._writer.execute("UPDATE incidents SET acknowledged = 1 WHERE id = ?", (incident_id,))
-            if not was_known and ended_utc_s is None:
-                self.on_event(
-                    replace(
-                        _DECODER.decode(last), kind="updated", detail=ACKNOWLEDGED, event_id="", at_utc_s=None
-                    )
-                )
-            return True
+        return waiting
 
     def faults(self) -> tuple[Fault, ...]:
         """Say what is wrong with the journal now."""
@@ -385,8 +395,9 @@ class Journal:
         return float((pages - free) * size)
 
     def _open(self, *, is_alarm: bool) -> dict[str, str]:
-        query = "SELECT label, id FROM incidents WHERE ended_utc_s IS NULL AND is_alarm = ? ORDER BY sequence"
-        return dict(self._rows(query, (is_alarm,)))
+        with self._changed:
+            lasting = self._lasting.values()
+            return {one.label: one.incident_id for one in lasting if (one.kind != "camera") == is_alarm}
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
         with self._reading:
@@ -411,16 +422,27 @@ def _write(connection: sqlite3.Connection, entry: Entry) -> None:
         (entry.sequence, event.event_id, event.incident_id, body),
     )
     is_alarm = event.kind != "camera"
-    is_over = event.kind == "ended" or (event.kind == "camera" and event.score <= 0)
+    is_over = _is_over(event)
     if not is_over:
         connection.execute(
             "INSERT OR IGNORE INTO incidents VALUES (?, ?, ?, ?, ?, NULL, ?, 0, ?)",
             (event.incident_id, event.label, is_alarm, entry.sequence, event.at_utc_s, event.score, body),
         )
     connection.execute(
-        "UPDATE incidents SET score = max(score, ?), ended_utc_s = ?, last = ? WHERE id = ?",
-        (event.score, event.at_utc_s if is_over else None, body, event.incident_id),
+        "UPDATE incidents SET score = max(score, ?), ended_utc_s = ?, last = ?,"
+        " acknowledged = max(acknowledged, ?) WHERE id = ?",
+        (
+            event.score,
+            event.at_utc_s if is_over else None,
+            body,
+            event.detail == ACKNOWLEDGED,
+            event.incident_id,
+        ),
     )
+
+
+def _is_over(event: Event) -> bool:
+    return event.kind == "ended" or (event.kind == "camera" and event.score <= 0)
 
 
 def _connect(path: Path | str, synchronous: str, is_alone: bool = False) -> sqlite3.Connection:

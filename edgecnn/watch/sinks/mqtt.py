@@ -32,6 +32,8 @@ _RECONNECT_S: Final = 4
 _CONNECT_S: Final = 3.0
 _GOODBYE_S: Final = 0.3
 _PICTURE_PX: Final = 640
+_PICTURE_WITHIN_S: Final = 2.0
+"""A frame so long after the one that raised an alarm still shows it."""
 
 Standing = Callable[[], tuple[Mapping[str, str], Mapping[str, str]]]
 """Gives the incident that lasts by label, of the alarms and of the camera's faults."""
@@ -108,7 +110,7 @@ class MqttSink:
         self._in_flight = None
         self._publish_state()
         if event.kind in ("started", "updated"):
-            self._publish_picture()
+            self._publish_picture(event)
 
     def close(self) -> None:
         """Say goodbye and let go; may be called twice."""
@@ -149,8 +151,9 @@ class MqttSink:
         said = state(self._labels, *self._standing())
         self._client.publish(f"{self._topic}/state", json.dumps(said), qos=1, retain=True)
 
-    def _publish_picture(self) -> None:
-        if self._frame is not None:
+    def _publish_picture(self, event: Event) -> None:
+        """Show the alarm; of an event that waited for the broker no picture is better than another one."""
+        if self._frame is not None and 0 <= self._frame.captured_at_s - event.at_s < _PICTURE_WITHIN_S:
             self._client.publish(f"{self._topic}/snapshot", _jpeg(self._frame), qos=0, retain=True)
 
     def _undelivered(self, why: str) -> Undelivered:

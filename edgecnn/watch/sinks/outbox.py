@@ -11,6 +11,7 @@ from edgecnn.core.alarm import Event
 from edgecnn.core.frame import Frame
 from edgecnn.core.ports import Sink
 from edgecnn.core.prediction import Prediction
+from edgecnn.errors import EdgecnnError
 from edgecnn.watch.config import Config, secret
 from edgecnn.watch.mute import Mute
 from edgecnn.watch.sinks.clock import ClockJump
@@ -45,6 +46,7 @@ class Outbox:
         self.journal = Journal(config.journal.folder, config.journal.quota_mb, pictures=self._pictures)
         self._feeds: dict[str, Feed] = {}
         self._built: Mapping[str, object] = {}
+        self._missing: dict[str, Fault] = {}
         self._config = config
         self._clock = ClockJump()
         self._is_closed = False
@@ -69,7 +71,8 @@ class Outbox:
     def faults(self) -> tuple[Fault, ...]:
         """Say who is not told now, and why, and whether the clock was set."""
         found = [self._clock.fault(), *(feed.fault() for feed in tuple(self._feeds.values()))]
-        return self.journal.faults() + tuple(fault for fault in found if fault is not None)
+        known = tuple(fault for fault in found if fault is not None)
+        return self.journal.faults() + known + tuple(self._missing.values())
 
     def reload(self, config: Config) -> None:
         """Follow a changed configuration; sinks whose section is the same go on undisturbed.
@@ -77,7 +80,8 @@ class Outbox:
         The journal stays where it is: its folder is read at the start only.
 
         Raises:
-            EdgecnnError: If a sink cannot work as configured; then all go on as they were.
+            EdgecnnError: If a sink cannot work as configured; then all go on as they were. One that cannot,
+                because its secret is gone meanwhile, is a fault until a reload brings it back.
         """
         wanted = _sections(config)
         changed = [name for name in {**self._built, **wanted} if self._built.get(name) != wanted.get(name)]
@@ -90,9 +94,10 @@ class Outbox:
         except BaseException:
             for name in changed:
                 self._drop(name)
-                self._start(name, self._built, self._config)
+                self._bring_back(name)
             raise
         self._built, self._config = wanted, config
+        self._missing.clear()
 
     def close(self) -> None:
         """Give everyone a moment to take what is left, then let go; may be called twice."""
@@ -122,6 +127,17 @@ class Outbox:
     def _start(self, name: str, sections: Mapping[str, object], config: Config) -> None:
         if name in sections:
             self._feeds[name] = self._feed(name, _MAKERS[name](self, config))
+
+    def _bring_back(self, name: str) -> None:
+        """Start a sink as it was."""
+        try:
+            self._start(name, self._built, self._config)
+        except EdgecnnError as error:
+            # Not built any more, so that the next reload tries it again even if nothing is changed.
+            self._built = {other: section for other, section in self._built.items() if other != name}
+            self._missing[name] = Fault(
+                name, time.time(), f"It is not told any more. {error.message} {error.fix}"
+            )
 
     # Imported where they are made: a box without a broker does not load a client of one.
 

@@ -110,6 +110,8 @@ class _OpenCvWriter:
         self._path, self._rate = path, frames_per_second
         self._named = path.with_name(f"{path.name}.mp4")  # OpenCV chooses the format by the ending
         self._writer: cv2.VideoWriter | None = None
+        self._count = 0
+        self._last: cv2.typing.MatLike | None = None
 
     def write(self, pixels_rgb: Pixels, at_s: float) -> None:
         if self._writer is None:
@@ -121,7 +123,13 @@ class _OpenCvWriter:
                     f"'{self._path}' cannot be written.",
                     fix="Check the free space, and that OpenCV has FFmpeg.",
                 )
-        self._writer.write(cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR))
+        picture = cv2.cvtColor(pixels_rgb, cv2.COLOR_RGB2BGR)
+        # Its frames have no times of their own: the picture before is shown until this one's moment.
+        for _ in range(self._count, round(at_s * self._rate)):
+            self._writer.write(picture if self._last is None else self._last)
+            self._count += 1
+        self._writer.write(picture)
+        self._count, self._last = self._count + 1, picture
 
     def close(self) -> None:
         if self._writer is not None:

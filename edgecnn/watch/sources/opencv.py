@@ -175,9 +175,12 @@ class ClipSource(_Capture):
         rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0.0
         period_s = 1 / (rate if 0 < rate < 1000 else _FALLBACK_RATE)
         began_s = time.monotonic()
-        index = -1
+        index, clip_s = -1, -period_s
         for index, pixels in self._frames(capture, self.name):
-            at_s = index * period_s
+            # Once a frame is read, this is that frame's time; some files tell none.
+            told_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            clip_s = told_s if told_s > clip_s else clip_s + period_s
+            at_s = clip_s
             if self.is_realtime:
                 at_s += began_s
                 if self._closed.wait(max(0.0, at_s - time.monotonic())):
