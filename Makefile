@@ -154,7 +154,7 @@ train_without = $(BIN)/edgecnn train $1 $(call data,$(DATA_$1)) $(TRAIN_$1) $(fo
 left-out: | .venv/ready
 	$(foreach x,$(AVERAGED_$(RECIPE)),$(call train_without,$x) &&) $(call train_without,$(RECIPE)) $(AVERAGED_$(RECIPE):%=--average out/%-$(WITHOUT)/model.h5)
 	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) $(CONVERT_$(RECIPE)) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
-	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out --out out/$(RECIPE)-$(WITHOUT)
+	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out $(foreach x,$(SOURCE),--only '$x') --out out/$(RECIPE)-$(WITHOUT)
 ifdef PUBLISH
 	$(BIN)/edgecnn zoo left-out $(MODEL) out/$(RECIPE)-$(WITHOUT) --into edgecnn/zoo
 endif

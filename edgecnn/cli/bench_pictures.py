@@ -7,31 +7,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from edgecnn.measure.bench import Pictures, Progress
     from edgecnn.runtime.predictor import TflitePredictor
+    from edgecnn.workstation.data.catalog import Dataset
 
 
 def pictures_for(
-    models: Sequence[TflitePredictor], data: Sequence[Path], split: str, clips: bool = False
+    models: Sequence[TflitePredictor],
+    data: Sequence[Path],
+    split: str,
+    clips: bool = False,
+    only: tuple[str, ...] = (),
 ) -> Pictures:
-    """Open the data with the classes that the models were trained on, and take one split of it."""
+    """Open the data with the classes that the models were trained on, and take one split of it, or a part."""
+    from edgecnn.errors import DataError
     from edgecnn.measure.bench import Pictures
     from edgecnn.workstation.data.boxes import boxes_of, clips_of
-    from edgecnn.workstation.data.catalog import LEFT_OUT, open_dataset
+    from edgecnn.workstation.data.catalog import LEFT_OUT, is_named_like, open_dataset
     from edgecnn.workstation.recipe import parse
 
     recipes = [model.manifest.provenance.recipe for model in models if model.manifest]
     leave_out = parse(recipes[0]).leave_out if split == LEFT_OUT and any(recipes[:1]) else ()
-    if not any(model.manifest and model.manifest.negatives for model in models):
-        dataset, by_folder = open_dataset(data, _classes(models), leave_out=leave_out), False
-    else:
-        dataset, by_folder = open_dataset(data, leave_out=leave_out), True
-    items = dataset.split(split)
+    # Several heads see several labels in one folder.
+    by_folder = any(m.manifest and (m.manifest.negatives or len(m.heads) > 1) for m in models)
+    dataset = open_dataset(data, None if by_folder else _classes(models), leave_out=leave_out)
+    if dataset.is_drawn:
+        _warn_of_other_splits(models, dataset)
+    items = tuple(one for one in dataset.split(split) if not only or is_named_like(one, only))
+    if not items:
+        raise DataError(
+            f"No picture of '{dataset.name}', {split}, is named like {' or '.join(only)}.",
+            fix="Correct --only.",
+        )
     has_heatmap = any(head.kind == "heatmap" for model in models for head in model.heads)
     boxes = {path: boxed.shares() for path, boxed in boxes_of(items).items()} if has_heatmap else {}
     watched = clips_of(items, split, dataset.name) if clips else ()
-    return Pictures(dataset.name, split, items, by_folder, boxes, watched)
+    return Pictures(dataset.name, split, items, by_folder, boxes, watched, only)
+
+
+def _warn_of_other_splits(models: Sequence[TflitePredictor], dataset: Dataset) -> None:
+    trained_on = {
+        model.path.name: model.manifest.provenance.data_sha256 for model in models if model.manifest
+    }
+    digest = dataset.digest() if any(trained_on.values()) else ""
+    others = sorted(name for name, known in trained_on.items() if known and known != digest)
+    if others:
+        click.echo(
+            f"Note: '{dataset.name}' has no splits of its own, and {', '.join(others)} learned from other "
+            "pictures, or from more: what is drawn as test here may have been in train there. To measure on "
+            "what it never saw, give all the --data that it was trained on.",
+            err=True,
+        )
 
 
 def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:

@@ -29,6 +29,12 @@ FILE = click.Path(path_type=Path)
 )  # fmt: skip
 @click.option("--split", default="test", show_default=True, help="Pictures of the data to measure on.")
 @click.option(
+    "--only",
+    multiple=True,
+    metavar="GLOB",
+    help="File names to measure on, not the whole split; may be repeated.",
+)
+@click.option(
     "--clips", is_flag=True, help="Watch the split's clips too, as videos.json of the data lists them."
 )
 @click.option("--labels", type=FILE, help="Labels of a file that brings none, one a line.")
@@ -52,6 +58,7 @@ def bench(
     against: tuple[Path, ...],
     data: tuple[Path, ...],
     split: str,
+    only: tuple[str, ...],
     clips: bool,
     labels: Path | None,
     normalization: tuple[float, float] | None,
@@ -73,6 +80,8 @@ def bench(
         raise click.UsageError("Give a FILE, or --zoo.")
     if zoo and (against or labels or normalization):
         raise click.UsageError("The models of the zoo bring labels, and are held against their parents.")
+    if only and (zoo or not data):
+        raise click.UsageError("--only needs a FILE, and the --data that it chooses from.")
     if clips and (zoo or not data):
         raise click.UsageError("--clips needs a FILE, and the --data that lists them.")
     from edgecnn.cli.bench_pictures import pictures_for, progress_bars
@@ -89,7 +98,7 @@ def bench(
     models = [predictor.load(f.path, f.labels, f.threads, None, f.normalization) for f in files]
     for model in models:
         predictor.verify_golden(model)
-    pictures = pictures_for(models, data, split, clips) if data else None
+    pictures = pictures_for(models, data, split, clips, only) if data else None
     if pictures is None:
         click.echo("No --data: the latency is measured on random noise, and the accuracy is not.", err=True)
     with progress_bars() as progress:

@@ -223,6 +223,7 @@ def _data_report(pictures: Pictures, found: Evaluation) -> DataReport:
         count=len(found.items),
         per_label=dict(sorted(Counter(found.labels).items())),
         skipped=found.skipped,
+        only=pictures.only,
     )
 
 

@@ -109,6 +109,7 @@ class Pictures:
         boxes: By path and label, where pictures show something, as shares of the picture; of one that is
             not there nobody said where.
         clips: What is watched besides.
+        only: Globs of the file names that were asked for; empty for the whole split.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Pictures:
     by_folder: bool = False
     boxes: Mapping[str, Mapping[str, tuple[Box, ...]]] = field(default_factory=dict)
     clips: tuple[Clip, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 Hits = dict[str, dict[str, list[bool]]]

@@ -155,6 +155,7 @@ class DataReport:
         count: Pictures that were read.
         per_label: Pictures of each label.
         skipped: Pictures that could not be read.
+        only: Globs of the file names that were measured on; empty for the whole split.
     """
 
     name: str
@@ -162,6 +163,7 @@ class DataReport:
     count: int
     per_label: dict[str, int]
     skipped: tuple[Skipped, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,10 +94,20 @@ def keep(
     row: Epoch,
     which: Literal["best", "last"] = "best",
 ) -> RunState:
-    """Put everything on disk; the state file comes last and names the rest, so a kill leaves no mixture."""
+    """Put everything on disk; the state file comes last and names the rest, so a kill leaves no mixture.
+
+    Raises:
+        ModelError: If the disk takes no checkpoint.
+    """
     checkpoint.mkdir(parents=True, exist_ok=True)
     weights = f"epoch-{row.number:04d}"
-    tracker.write(str(checkpoint / weights))
+    try:
+        tracker.write(str(checkpoint / weights))
+    except tf.errors.OpError as error:
+        raise ModelError(
+            f"Epoch {row.number} cannot be kept in '{checkpoint}': {_first_line(error)}.",
+            fix="Free some space there, then go on from the epoch before with --resume.",
+        ) from error
     tops = {e.number: e.val_top1 for e in (*state.history, row)}
     # Ties go to the later epoch, which has seen the lower learning rate.
     best = row.number if which == "last" else max(tops, key=lambda number: (tops[number], number))
@@ -135,11 +145,14 @@ def remove(checkpoint: Path) -> None:
 
 
 def _damaged(file: Path, error: Exception) -> ModelError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
     return ModelError(
-        f"The run cannot go on: '{file}' is damaged: {reason[:200]}.",
+        f"The run cannot go on: '{file}' is damaged: {_first_line(error)}.",
         fix=f"Remove '{file.parent}' and train from the start.",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def _obsolete(checkpoint: Path, state: RunState) -> Iterator[Path]:

@@ -125,8 +125,9 @@ def add_left_out(name: str, folder: Path, shelf: Path) -> Path:
     made_from = report.models[0].provenance
     if found is None or made_from is None:
         raise DataError(
-            f"The report in '{folder}' is not about pictures that a model was trained without.",
-            fix=f"Train with --leave-out, then run 'edgecnn bench MODEL --split {LEFT_OUT} --out {folder}'.",
+            f"The report in '{folder}' is not about what a model was trained without, and only that.",
+            fix=f"Train with --leave-out GLOB, then run 'edgecnn bench MODEL --data DATA --split {LEFT_OUT} "
+            f"--only GLOB --out {folder}'.",
         )
     if _method(made_from) != _method(own):
         raise DataError(
@@ -240,7 +241,11 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
             f"'{folder / 'report.json'}' is about another file than '{bundle.path}'.",
             fix=f"Run 'edgecnn bench {bundle.path} --data DATA --out {folder}' again.",
         )
-    own = (report for report in reports if report.models[0].sha256 == bundle.sha256)
+    own = (
+        report
+        for report in reports
+        if report.models[0].sha256 == bundle.sha256 and not (report.data and report.data.only)
+    )
     return tuple(found for report in own if (found := _picture_set(report)))
 
 
@@ -275,8 +280,10 @@ def _left_out_set(report: Report, known_left_out: Sequence[str]) -> PictureSet |
     found, made_from = _picture_set(report), report.models[0].provenance
     if found is None or found.split != LEFT_OUT or made_from is None or not made_from.recipe:
         return None
-    globs = tuple(glob for glob in parse(made_from.recipe).leave_out if glob not in known_left_out)
-    return replace(found, left_out=globs) if globs else None
+    every = parse(made_from.recipe).leave_out
+    globs = tuple(glob for glob in every if glob not in known_left_out)
+    covered = report.data.only if report.data and report.data.only else every
+    return replace(found, left_out=globs) if globs and set(covered) == set(globs) else None
 
 
 def _picture_set(report: Report) -> PictureSet | None:

@@ -455,6 +455,7 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         )
     for head in recipe.heads:
         _refuse_impossible_head(head)
+    _refuse_two_meanings(recipe.heads)
     _refuse_heads_that_learn_nothing(recipe)
     if recipe.pasted.count and not recipe.pasted.onto:
         raise RecipeError(
@@ -481,6 +482,20 @@ def _refuse_heads_that_learn_nothing(recipe: Recipe) -> None:
             "train.epochs = 0 trains last layers on the trunk's features, which tell a heatmap nothing.",
             fix="Set train.epochs to at least 1, or leave the heatmap out.",
         )
+
+
+def _refuse_two_meanings(heads: Sequence[HeadSpec]) -> None:
+    """Refuse a label that two heads find in other folders: a model file names them once a label."""
+    known: dict[str, tuple[HeadSpec, set[str], set[str]]] = {}
+    for head in heads:
+        for label, folders in head.classes.items():
+            meaning = (head, set(folders), set(head.negatives.get(label, ())))
+            first = known.setdefault(label, meaning)
+            if first[1:] != meaning[1:]:
+                raise RecipeError(
+                    f"Label '{label}' has other folders in head '{head.name}' than in '{first[0].name}'.",
+                    fix="Name the same folders under classes and negatives in both, or rename one label.",
+                )
 
 
 def _refuse_impossible_head(head: HeadSpec) -> None:

@@ -69,7 +69,10 @@ def _of_keras(path: Path) -> Teacher:
     heads, shapes = card.heads, [tuple(output.shape[1:]) for output in model.outputs]
 
     def answer(pictures: Any) -> list[Any]:
-        every = listed(model(tf.image.resize(pictures, model.input_shape[1:3]), training=False))
+        shown = tf.image.resize(pictures, model.input_shape[1:3])
+        if shown.shape[-1] != model.input_shape[-1]:
+            shown = tf.image.rgb_to_grayscale(shown) if shown.shape[-1] == 3 else tf.repeat(shown, 3, -1)
+        every = listed(model(shown, training=False))
         return [every[head.output_index] for head in heads]
 
     return Teacher(

@@ -161,6 +161,7 @@ def train(
         val_top1,
         teachers_sha256,
         averaged_sha256,
+        state.init,
     )
     # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
@@ -209,8 +210,10 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     if not path.exists():
         return None
     card = model_file.read_card(path)
-    own = (card.recipe, card.data_sha256, card.teachers_sha256, card.averaged_sha256) if card else None
-    asked = (fresh.recipe, fresh.data_sha256, fresh.teachers_sha256, averaged_sha256)
+    asked = (fresh.recipe, fresh.data_sha256, fresh.init, fresh.teachers_sha256, averaged_sha256)
+    own = None
+    if card:
+        own = (card.recipe, card.data_sha256, card.init, card.teachers_sha256, card.averaged_sha256)
     if not resume or card is None or own != asked:
         raise ModelError(
             f"'{path}' is there already, and training would replace it.",

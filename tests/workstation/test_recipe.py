@@ -69,6 +69,27 @@ def test_a_value_that_cannot_be_is_refused(broken: str) -> None:
         recipes.parse(broken)
 
 
+def test_a_label_of_two_heads_has_the_same_folders_in_both() -> None:
+    heads = """
+[[heads]]
+name = "fire"
+kind = "sigmoid"
+classes = { fire = ["fire", "flare"] }
+negatives = { fire = ["no_fire"] }
+
+[[heads]]
+name = "place"
+kind = "heatmap"
+classes = { fire = ["fire"] }
+negatives = { fire = ["no_fire", "flare"] }
+"""
+    with pytest.raises(RecipeError, match="'fire' has other folders in head 'place' than in 'fire'"):
+        recipes.parse(SMALL + heads)
+
+    same = heads.replace('["fire", "flare"]', '["fire"]').replace('["no_fire"]', '["flare", "no_fire"]')
+    assert len(recipes.parse(SMALL + same).heads) == 2
+
+
 def test_changing_the_epochs_changes_the_text_that_the_model_file_will_carry() -> None:
     recipe, text = recipes.with_epochs(recipes.parse(SMALL), SMALL, 9)
 

@@ -65,6 +65,16 @@ def test_a_tflite_teacher_answers_as_the_model_that_it_was_made_from(
     assert np.abs(one - other).max() < (1e-4 if precision == "float32" else 0.1)
 
 
+def test_a_keras_teacher_takes_pictures_of_another_number_of_channels(trained: Path, blobs: Dataset) -> None:
+    teacher = open_teacher(trained)
+    picture = blobs.split("test")[0].read()[None, 2:18, 2:18].astype(np.float32)
+    grey = picture.mean(axis=-1, keepdims=True)
+    (one,) = teacher.answer(tf.constant(grey))
+    (same,) = teacher.answer(tf.constant(np.repeat(grey, 3, -1)))
+
+    assert np.abs(one.numpy() - same.numpy()).max() < 1e-3
+
+
 def test_an_int8_teacher_is_no_surer_than_half_a_code(trained: Path, blobs: Dataset, tmp_path: Path) -> None:
     teacher = open_teacher(convert(trained, tmp_path / "teacher.tflite", "int8", blobs).bundle.path)
     picture = blobs.split("test")[0].read()[None, 2:18, 2:18].astype(np.float32)

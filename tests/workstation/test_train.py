@@ -135,6 +135,31 @@ def test_a_run_that_keeps_its_last_epoch_ends_with_weights_that_were_worse_on_va
     assert any(not np.array_equal(one, other) for one, other in zip(first, last, strict=True))
 
 
+def test_a_finished_run_from_another_start_is_not_taken_for_this_one(tmp_path: Path, blobs: Path) -> None:
+    text = RECIPE.replace("epochs = 8", "epochs = 1")
+    start = train(parse(text), text, open_dataset(blobs), tmp_path / "start").path
+    train(parse(text), text, open_dataset(blobs), tmp_path / "run", init=str(start))
+
+    train(parse(text), text, open_dataset(blobs), tmp_path / "run", init=str(start), resume=True)
+    with pytest.raises(ModelError, match="is there already"):
+        train(parse(text), text, open_dataset(blobs), tmp_path / "run", resume=True)
+
+
+def test_a_disk_that_takes_no_checkpoint_is_named_with_the_way_on(tmp_path: Path, blobs: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    text = RECIPE.replace("epochs = 8", "epochs = 1")
+    try:
+        with pytest.raises(ModelError, match="cannot be kept") as refusal:
+            train(parse(text), text, open_dataset(blobs), disk / "run")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    assert "--resume" in refusal.value.fix
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"recipe": 1}'])
 def test_a_damaged_checkpoint_is_named(content: str, tmp_path: Path, blobs: Path) -> None:
     (tmp_path / "checkpoint").mkdir()

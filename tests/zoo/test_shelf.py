@@ -224,8 +224,46 @@ def test_what_another_recipe_never_saw_is_not_taken_for_what_this_one_never_saw(
 def test_a_report_on_pictures_that_a_model_has_seen_is_no_source_that_it_never_saw(
     published: Path, folder: Path
 ) -> None:
-    with pytest.raises(DataError, match="not about pictures that a model was trained without"):
+    with pytest.raises(DataError, match="not about what a model was trained without"):
         publish.add_left_out("blobs", folder, published)
+
+
+def test_a_report_on_more_than_the_source_that_was_left_out_is_not_taken(
+    published: Path, without_ones: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(without_ones, tmp_path / "out"))
+    told = json.loads((other / "report.json").read_text())
+    told["data"]["only"] = ["1?.png", "20.png"]
+    (other / "report.json").write_text(json.dumps(told))
+
+    with pytest.raises(DataError, match="only that"):
+        publish.add_left_out("blobs", other, published)
+
+
+def test_pictures_of_some_names_alone_are_measured_and_do_not_stand_for_their_split_on_a_card(
+    folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    arguments = ["bench", out / "int8.tflite", "--data", pictures, "--calls", 10, "--out", out / "some"]
+
+    _run(*arguments, "--only", "1?.png", "--only", "2.png")
+
+    told = json.loads((out / "some" / "report.json").read_text())["data"]
+    assert (told["split"], told["count"], told["only"]) == ("test", 33, ["1?.png", "2.png"])
+    assert [s.count for s in publish.sets_of(out)] == [60]
+    with pytest.raises(DataError, match=r"No picture of .*, test, is named like none\.png"):
+        _run(*arguments, "--only", "none.png")
+
+
+def test_bench_says_that_splits_drawn_of_other_pictures_may_be_others(
+    folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for label in ("blue", "green", "red"):
+        shutil.copytree(pictures / "test" / label, tmp_path / "mine" / label)
+    arguments = ["bench", folder / "int8.tflite", "--calls", 10, "--out", tmp_path / "report", "--data"]
+
+    assert "may have been in train there" in _run(*arguments, tmp_path / "mine").stderr
+    assert "may have been in train there" not in _run(*arguments, pictures).stderr
 
 
 def test_a_model_that_is_not_there_is_refused_with_those_that_are(published: Path) -> None:

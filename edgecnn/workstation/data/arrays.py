@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,20 @@ from numpy.typing import NDArray
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.archive import MAX_UNPACKED_BYTES
 from edgecnn.workstation.data.picture import Listing, Picture
+
+# What zipfile, zlib and numpy's reader of headers say of a file that is cut or has wrong bytes.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    SyntaxError,
+    MemoryError,
+    NotImplementedError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def list_npz(path: Path) -> Listing:
@@ -74,7 +90,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 )
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in wanted}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"'{path}' cannot be read as an .npz: {error}.",
             fix="Copy or download it again; arrays of Python objects are not read.",

@@ -37,6 +37,8 @@ class Dataset:
         pictures: Sorted by path.
         left_out: Class folders that belong to no label.
         unread: Picture files of formats that are not read, and pictures outside of any class folder.
+        is_drawn: Whether splits were missing and were drawn: together with other pictures, or with those of
+            other classes, they come out differently.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Dataset:
     pictures: tuple[Picture, ...]
     left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    is_drawn: bool = False
 
     def splits(self) -> tuple[str, ...]:
         """Name the splits: train, val and test first, then the others, sorted."""
@@ -123,13 +126,14 @@ def open_dataset(
         for picture in listing.pictures
         if picture.folder in label_of
     )
-    if source := drawn_from(kept):
+    source = drawn_from(kept)
+    if source:
         kept = draw_splits(kept, *group([picture for picture in kept if picture.split == source]), seed)
     kept = _without(kept, leave_out, where)
     _refuse_empty(kept, labels, listing, where)
     folders = {picture.folder for picture in listing.pictures}
     left_out = tuple(sorted(folders - set(label_of)))
-    return Dataset(name, labels, kept, left_out, listing.unread)
+    return Dataset(name, labels, kept, left_out, listing.unread, bool(source))
 
 
 def _joined(paths: Sequence[Path]) -> Listing:
@@ -160,17 +164,21 @@ def _joined(paths: Sequence[Path]) -> Listing:
 def _without(pictures: Sequence[Picture], globs: Sequence[str], where: str) -> tuple[Picture, ...]:
     """Move the pictures whose file names match out of train and val."""
     for glob in globs:
-        if not any(fnmatchcase(picture.path.rsplit("/", 1)[-1], glob) for picture in pictures):
+        if not any(is_named_like(picture, (glob,)) for picture in pictures):
             raise DataError(
                 f"No picture of '{where}' is named like '{glob}'.", fix="Correct --leave-out or leave_out."
             )
     return tuple(
         replace(picture, split=LEFT_OUT)
-        if picture.split in ("train", "val")
-        and any(fnmatchcase(picture.path.rsplit("/", 1)[-1], glob) for glob in globs)
+        if picture.split in ("train", "val") and is_named_like(picture, globs)
         else picture
         for picture in pictures
     )
+
+
+def is_named_like(picture: Picture, globs: Sequence[str]) -> bool:
+    """Tell whether a picture's file name fits one of several globs."""
+    return any(fnmatchcase(picture.path.rsplit("/", 1)[-1], glob) for glob in globs)
 
 
 def list_pictures(path: Path) -> Listing:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -311,6 +312,22 @@ def test_cifar_s_columns_of_targets_and_names_are_understood(tmp_path: Path) -> 
 def test_an_npz_of_another_kind_is_refused(tmp_path: Path, changes: dict[str, object], why: str) -> None:
     with pytest.raises(DataError, match=why):
         open_dataset(npz(tmp_path / "bad.npz", **changes))
+
+
+def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez_compressed(
+        path, x_train=np.arange(64_000, dtype=np.uint8).reshape(1000, 8, 8), y_train=np.arange(1000) % 2
+    )
+    whole = path.read_bytes()
+    refused = set()
+    for place in range(30, 630, 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with contextlib.suppress(DataError):
+            open_dataset(path)
+            continue
+        refused.add(place)
+    assert refused
 
 
 def test_a_text_file_named_npz_is_refused(tmp_path: Path) -> None:
