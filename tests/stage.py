@@ -25,7 +25,9 @@ TIMES = StageTimes(0.3, 4.0, 0.1)
 class StagedWatch:
     """Satisfies ``watch.web.Watched``; ``play`` is its loop."""
 
-    history: History = field(default_factory=History)
+    history: History = field(
+        default_factory=lambda: History(lambda _, seen: {"fire": float(seen.heads["fire"][1])})
+    )
     config: Config = field(
         default_factory=lambda: Config("yard", ModelConfig(Path("fire.tflite")), SourceConfig("0"), (FIRE,))
     )

@@ -51,7 +51,7 @@ def run(
     with ExitStack() as stack:
         model = model or load_model(config.model)
         source = open_source(config.source, config.journal.incidents)
-        mute, history = Mute(), History()
+        mute, history = Mute(), History(lambda frame, prediction: watch.followed(frame, prediction))
         outbox = Outbox(config, mute, sinks)
         stack.callback(outbox.close)
         watch = Watch(config, model, source, [outbox, history, LifeSign(notifier)])

@@ -119,6 +119,11 @@ class Decider:
             self._states[one.policy.label] = state
         return events + alarms
 
+    def followed(self, frame: Frame, prediction: Prediction) -> dict[str, float]:
+        """Say by label which score its policy follows in a frame."""
+        window = Window.of(self.rules.input, *frame.pixels_rgb.shape[:2])
+        return {one.policy.label: score_of(one, prediction, window) for one in self.rules.aims}
+
     def camera(
         self, name: str, begins: bool, at_s: float, index: int, utc_s: float, detail: str = ""
     ) -> list[Event]:

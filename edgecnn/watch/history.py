@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,10 +29,12 @@ class Series:
     Attributes:
         at_s: Shape (rows,), on the clock of the frames, rising.
         scores: By head, shape (rows, label_count); a heatmap counts by its highest cell.
+        followed: By label, shape (rows,): what its policy followed, of a heatmap the cells of its zones only.
     """
 
     at_s: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float32]]
+    followed: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,27 @@ class Preview:
 
 
 class History:
-    """A sink that remembers the scores of the last minutes, in memory of a fixed size."""
+    """A sink that remembers the scores of the last minutes, in memory of a fixed size.
 
-    def __init__(self, rows: int = ROWS, every_s: float = EVERY_S) -> None:
-        self._rows, self._every_s = rows, every_s
+    Args:
+        followed: Says, by label, which score the alarm follows.
+        rows: How many are remembered.
+        every_s: At most so often.
+    """
+
+    def __init__(
+        self,
+        followed: Callable[[Frame, Prediction], Mapping[str, float]] = lambda *_: {},
+        rows: int = ROWS,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._follow, self._rows, self._every_s = followed, rows, every_s
         self._lock = threading.Lock()
         self._fresh_at_s: float | None = None
         self._count = 0
         self._at_s = np.zeros(rows)
         self._scores: dict[str, NDArray[np.float32]] = {}
+        self._followed: dict[str, NDArray[np.float32]] = {}
 
     def on_prediction(self, frame: Frame, prediction: Prediction) -> None:
         """Take the scores of a frame, unless one was taken just before."""
@@ -70,15 +84,20 @@ class History:
             if last_at_s <= at_s < last_at_s + self._every_s:
                 return
             rows = {name: highest(scores) for name, scores in prediction.heads.items()}
+            followed = self._follow(frame, prediction)
             # Another model has other scores, and a clip that is played again runs back in time.
             shapes = {name: (self._rows, len(row)) for name, row in rows.items()}
-            if at_s < last_at_s or shapes != {name: known.shape for name, known in self._scores.items()}:
+            known = {name: scores.shape for name, scores in self._scores.items()}
+            if at_s < last_at_s or shapes != known or followed.keys() != self._followed.keys():
                 self._count = 0
                 self._scores = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+                self._followed = {label: np.zeros(self._rows, np.float32) for label in followed}
             place = self._count % self._rows
             self._at_s[place] = at_s
             for name, row in rows.items():
                 self._scores[name][place] = row
+            for label, score in followed.items():
+                self._followed[label][place] = score
             self._count += 1
 
     def on_event(self, event: Event) -> None:
@@ -104,7 +123,11 @@ class History:
             if seconds is not None and len(at_s):
                 kept = at_s >= at_s[-1] - seconds
                 places, at_s = places[kept], at_s[kept]
-            return Series(at_s, {name: scores[places] for name, scores in self._scores.items()})
+            return Series(
+                at_s,
+                {name: scores[places] for name, scores in self._scores.items()},
+                {label: scores[places] for label, scores in self._followed.items()},
+            )
 
 
 def preview(at_s: Sequence[float], scores: Sequence[float], policy: AlarmPolicy) -> Preview:

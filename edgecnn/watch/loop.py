@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -209,6 +209,10 @@ class Watch:
         """Give the last frame that was looked at; from any thread."""
         seen = self._seen
         return (seen.frame, seen.prediction) if seen else None
+
+    def followed(self, frame: Frame, prediction: Prediction) -> Mapping[str, float]:
+        """Say by label which score the alarm follows in a frame; see ``Decider.followed``."""
+        return self._decider.followed(frame, prediction)
 
     def _look(self, frame: Frame) -> None:
         """Do everything that one frame asks for."""

@@ -18,13 +18,13 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 import uvicorn
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgecnn.core.alarm import AlarmPolicy
 from edgecnn.core.frame import Frame, InputSpec
@@ -42,6 +42,12 @@ from edgecnn.watch.status import Status
 
 STALE_S: Final = 10.0
 """After so long without a freshly inferred frame the watch is not healthy, whatever its state says."""
+
+MOST_CONNECTIONS: Final = 64
+"""A browser opens six; systemd leaves a service 1,024 descriptors."""
+
+SILENT_S: Final = 10.0
+"""A connection that brings no whole request within this time is closed."""
 
 _WRONG_TOKEN_S: Final = 0.5
 _WAIT_S: Final = 5.0
@@ -207,8 +213,7 @@ class Page:
         except RecipeError as error:
             return refusal(422, f"{error.message} {error.fix}")
         series = self._history.series()
-        status = self._watched.status()
-        scores = _scores_of(series.scores, policy.label, status, len(series.at_s))
+        scores = series.followed.get(policy.label, np.zeros(len(series.at_s), np.float32))
         found = preview(series.at_s.tolist(), scores.tolist(), policy)
         span_s = float(series.at_s[-1] - series.at_s[0]) if len(series.at_s) else 0.0
         line = thin(found.at_s, found.smoothed, 0.3)
@@ -245,6 +250,21 @@ class Page:
         return self._incidents.incident(request.path_params["id"])
 
 
+class _Door(H11Protocol):
+    """One connection; who opens many, or says nothing, takes no descriptor that a camera needs."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self.loop.call_later(SILENT_S, self._hang_up_on_the_silent)
+
+    def _hang_up_on_the_silent(self) -> None:
+        if self.cycle is None:  # no whole request yet; after one, the server's own keep-alive counts
+            self.transport.close()
+
+
 class WebServer:
     """Serves the page on a thread of its own.
 
@@ -259,7 +279,7 @@ class WebServer:
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
         settings = uvicorn.Config(
             page.app(), log_level="critical", access_log=False, lifespan="off", ws="none", loop="asyncio",
-            http="h11", server_header=False, timeout_graceful_shutdown=0,
+            http=_Door, server_header=False, timeout_graceful_shutdown=0,
         )  # fmt: skip
         self._server = uvicorn.Server(settings)
         # A daemon: a browser that does not let go must not hold up the end of the service.
@@ -355,17 +375,6 @@ def _policy(query: Mapping[str, str], policies: Sequence[AlarmPolicy]) -> AlarmP
     if not all(np.isfinite(value) for value in given.values()):
         raise RecipeError("A threshold is a finite number.", fix="Write 0.7.")
     return replace(known, hours=(), **given)
-
-
-def _scores_of(
-    series: Mapping[str, NDArray[np.float32]], label: str, status: Status, rows: int
-) -> NDArray[np.float32]:
-    """Find the scores of a label among all heads; 0 where no head knows it."""
-    for head, labels in status.scores.items():
-        names = list(labels)
-        if label in names and head in series and series[head].shape[1] == len(names):
-            return series[head][:, names.index(label)]
-    return np.zeros(rows, np.float32)
 
 
 def _file(path: Path | None, media_type: str) -> Response:

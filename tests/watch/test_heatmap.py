@@ -22,7 +22,7 @@ from edgecnn.core.frame import Frame, InputSpec
 from edgecnn.core.prediction import Prediction
 from edgecnn.runtime.predictor import TflitePredictor, load
 from edgecnn.watch.config import Config, ModelConfig, SourceConfig, WebConfig
-from edgecnn.watch.history import History
+from edgecnn.watch.history import History, preview
 from edgecnn.watch.loop import Watch
 from edgecnn.watch.mute import Mute
 from edgecnn.watch.web import WebServer, serve
@@ -127,6 +127,24 @@ def test_only_the_included_zone_is_watched(
     model: TflitePredictor, clip: list[Frame], zone: Zone, kinds: list[str]
 ) -> None:
     assert [event.kind for event in watched(model, clip, include=(zone,))] == kinds
+
+
+@pytest.mark.parametrize(("zone", "raises"), [(HEARTH, True), (DOOR, False)])
+def test_other_thresholds_are_tried_on_the_score_of_the_zones(
+    model: TflitePredictor, clip: list[Frame], zone: Zone, raises: bool
+) -> None:
+    policy = AlarmPolicy("fire", include=(zone,))
+    watch = Watch(
+        Config("yard", ModelConfig(model.path), SourceConfig("clip"), (policy,)), model, ClipSource(clip), []
+    )
+    history = History(watch.followed)
+    for frame in clip:
+        history.on_prediction(frame, model.predict(frame))
+
+    series = history.series()
+    found = preview(series.at_s.tolist(), series.followed["fire"].tolist(), policy)
+
+    assert bool(found.alarms) is raises
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ def test_nothing_of_the_camera_is_told_without_the_token(path: str) -> None:
         assert box.ask(path)[0] == 401
         assert box.ask(path, authorization="Bearer 0123456789abcdeX")[0] == 401
         assert box.ask(path, cookie=f"edgecnn={TOKEN}")[0] == 401
+
+
+def test_connections_that_say_nothing_are_few_and_do_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "SILENT_S", 1.0)
+    with opened("0.0.0.0", TOKEN) as box, ExitStack() as stack:
+        port = urllib.parse.urlsplit(box.server.url).port
+        silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(200)]
+        for one in silent:
+            one.settimeout(10)
+        time.sleep(0.3)
+        open_now = len(box.server._server.server_state.connections)
+
+        assert [one.recv(1) for one in silent[:3]] == [b"", b"", b""]
+        assert open_now <= web.MOST_CONNECTIONS
+        assert box.ask("healthz")[0] in (200, 503)
 
 
 def test_the_token_opens_the_page_to_scripts_and_its_cookie_to_browsers() -> None:
