@@ -65,6 +65,7 @@ class ModelSpec:
             VGG-16: ``batch_norm``, or none as in the paper.
         dense_units: Of AlexNet's and VGG-16's two hidden dense layers; 4096 in the papers.
         layers: For ``topology = "layers"``, without the output layer, which follows from the labels.
+        top_down: Whether a heatmap of a MobileNet reads a finer map beside the coarse one.
     """
 
     topology: Topology
@@ -73,6 +74,7 @@ class ModelSpec:
     normalization: Literal["lrn", "batch_norm"] | None = None
     dense_units: int = 4096
     layers: tuple[Layer, ...] = ()
+    top_down: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +193,13 @@ class Lookalikes:
         count: How many.
         seed: Of the generator.
         onto: Folders of the pictures that they are painted into; without any, scenery is rendered.
+        nights: Whether fireworks and cities at night are among them.
     """
 
     count: int = 0
     seed: int = 1
     onto: tuple[str, ...] = ()
+    nights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +451,12 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
             f'normalization = "{recipe.model.normalization}" belongs to {" and ".join(owners)}; '
             f"found it with {recipe.model.topology}.",
             fix="Leave normalization out.",
+        )
+    has_heatmap = any(head.kind == "heatmap" for head in recipe.heads)
+    if recipe.model.top_down and not (has_heatmap and recipe.model.topology.startswith("mobilenet")):
+        raise RecipeError(
+            "model.top_down makes the heatmap of a MobileNet finer, and the recipe asks for none.",
+            fix="Leave top_down out.",
         )
     if recipe.heads and (recipe.classes or recipe.head != "label"):
         raise RecipeError(

@@ -71,7 +71,7 @@ def refuse_uncut(model: Any, heads: Sequence[Head], recipe: Recipe) -> None:
                 f"The network learns from mosaics of four pictures, and {rows} x {columns} {what} have no "
                 "halves.",
                 fix="Choose height_px and width_px so that pictures and heatmaps have even sides: for a "
-                "MobileNet with a heatmap, multiples of 16.",
+                "MobileNet with a heatmap, multiples of 32, or of 16 with top_down.",
             )
     if recipe.train.batch_size < SIDE**2:
         raise ModelError(

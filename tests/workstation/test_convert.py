@@ -40,6 +40,7 @@ width_px = 64
 
 [model]
 topology = "mobilenet_v1"
+top_down = true
 width = 0.5
 
 [[heads]]

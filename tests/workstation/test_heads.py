@@ -410,14 +410,19 @@ def test_a_picture_of_an_unnamed_folder_tests_nothing(
     assert known.tolist() == [[True, False], [True, True], [False, False]]
 
 
-def test_an_untrained_heatmap_pulls_at_no_trunk_and_has_a_cell_for_every_8_pixels() -> None:
-    model = build(ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64), [WHERE])
+@pytest.mark.parametrize(("top_down", "side"), [(False, 4), (True, 8)])
+def test_an_untrained_heatmap_pulls_at_no_trunk_and_has_cells_of_16_or_8_pixels(
+    top_down: bool, side: int
+) -> None:
+    model = build(ModelSpec("mobilenet_v2", width=0.35, top_down=top_down), InputSpec(64, 64), [WHERE])
     trunk = [weight for weight in model.trainable_weights if "where" not in weight.name]
     with tf.GradientTape() as tape:
-        value = loss_for(WHERE, 0.0)(np.zeros((1, 8, 8, 2), np.float32), model(np.full((1, 64, 64, 3), 90.0)))
+        value = loss_for(WHERE, 0.0)(
+            np.zeros((1, side, side, 2), np.float32), model(np.full((1, 64, 64, 3), 90.0))
+        )
     gradients = tape.gradient(value, trunk)
 
-    assert model.output_shape == (None, 8, 8, 2)
+    assert model.output_shape == (None, side, side, 2)
     assert all(gradient is None or not np.any(gradient) for gradient in gradients)
     assert isinstance(model.get_layer("where"), keras.layers.Activation)
 

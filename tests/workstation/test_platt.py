@@ -47,7 +47,7 @@ def asked() -> tuple[Any, np.ndarray, list[Targets]]:
     for layer in model.layers:
         if layer.name.startswith("where_") and layer.get_weights():
             kernel, *bias = layer.get_weights()
-            layer.set_weights([rng.normal(0, 0.2, kernel.shape), *bias])
+            layer.set_weights([rng.normal(0, 0.02, kernel.shape), *bias])
     # Dark pictures and bright ones, so that the answers differ.
     codes = (rng.integers(0, 256, (COUNT, 64, 64, 3)) * rng.random((COUNT, 1, 1, 1))).astype(np.uint8)
     loudest = [scores.reshape(COUNT, -1, scores.shape[-1]).max(axis=1) for scores in answers(model, codes)]

@@ -62,6 +62,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_valid_one(broken: str, fix: st
         SMALL.replace('"lenet"', '"layers"'),
         SMALL.replace('"lenet"', '"vgg16"\nnormalization = "lrn"'),
         SMALL.replace('"lenet"', '"lenet"\nnormalization = "batch_norm"'),
+        SMALL.replace('"lenet"', '"mobilenet_v2"\ntop_down = true'),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(broken: str) -> None:

@@ -88,7 +88,7 @@ def _lookalikes(
     grids: Sequence[Grid | None],
 ) -> Made:
     over = _read(_backgrounds(dataset, split, wanted.onto, wanted.seed)) if wanted.onto else ()
-    every = lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px, over)
+    every = lookalikes(wanted.count, wanted.seed, spec.height_px, spec.width_px, over, nights=wanted.nights)
     codes = np.stack([resize(pixels, spec) for pixels, _ in every])
     shown: list[tuple[str, ...]] = [() for _ in range(wanted.count)]
     rows = zip(heads, grids, strict=True)

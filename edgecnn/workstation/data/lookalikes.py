@@ -39,6 +39,8 @@ def lookalikes(
     width_px: int,
     over: Sequence[Pixels] = (),
     style: Style = TRAINING,
+    *,
+    nights: bool = False,
 ) -> Iterator[tuple[Pixels, str]]:
     """Paint pictures in which nothing burns, one kind after the other.
 
@@ -48,7 +50,8 @@ def lookalikes(
         height_px: Of a picture, at least 16.
         width_px: Likewise.
         over: Pictures without fire and smoke to paint into; without any, scenery is rendered.
-        style: TRAINING or TESTING, each with kinds of its own.
+        style: TRAINING or TESTING, which has kinds of its own.
+        nights: Whether fireworks and cities at night are among them.
 
     Yields:
         Pixels of shape (height_px, width_px, 3), and the kind, such as "sunset".
@@ -57,7 +60,13 @@ def lookalikes(
         >>> [(pixels.shape, kind) for pixels, kind in lookalikes(2, seed=1, height_px=32, width_px=48)]
         [((32, 48, 3), 'sunset'), ((32, 48, 3), 'sun')]
     """
-    painters = {**SKY, **LAMPS, **THINGS, **(UNSEEN if style is TESTING else NIGHTS)}
+    painters = {
+        **SKY,
+        **LAMPS,
+        **THINGS,
+        **(UNSEEN if style is TESTING else {}),
+        **(NIGHTS if nights else {}),
+    }
     kinds = list(painters)
     backdrop = cache(_backdrop)
     for number in range(count):

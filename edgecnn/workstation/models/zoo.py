@@ -85,8 +85,9 @@ def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head]) -> Any:
     # (x - 128) / 128: the int8 code of a byte is then the byte less 128, with no arithmetic on the device.
     x = keras.layers.Rescaling(1 / 128, offset=-1.0, name=NORMALISE)(picture)
     trunk = _trunk(x, model)
-    has_heatmap = any(head.kind == "heatmap" for head in heads)
-    feature_map = blocks.top_down(trunk.feature_maps) if has_heatmap else None
+    feature_map = trunk.feature_maps[-1]
+    if model.top_down and any(head.kind == "heatmap" for head in heads):
+        feature_map = blocks.top_down(trunk.feature_maps)
     answers = [_answer(trunk.flat, feature_map, head) for head in heads]
     try:
         return keras.Model(picture, answers[0] if len(answers) == 1 else answers, name=model.topology)
@@ -150,7 +151,7 @@ def _trunk(x: Tensor, model: ModelSpec) -> Trunk:
             return stack(x, model.layers)
 
 
-def _answer(flat: Tensor, feature_map: Tensor | None, head: Head) -> Tensor:
+def _answer(flat: Tensor, feature_map: Tensor, head: Head) -> Tensor:
     name = f"{head.name}{LOGITS}"
     if head.kind == "heatmap":
         # Its kernel starts from 0, so that an untrained heatmap pulls at no pretrained trunk; a bias of -3

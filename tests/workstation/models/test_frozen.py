@@ -19,7 +19,9 @@ HEADS = (Head("scene", "softmax", ("a", "b", "c")), Head("where", "heatmap", ("d
 
 def network(topology: Topology, is_frozen: bool = True) -> Any:
     keras.utils.set_random_seed(1)
-    model = build(ModelSpec(topology, width=0.5, dropout=0.0, dense_units=32), InputSpec(96, 96), HEADS)
+    model = build(
+        ModelSpec(topology, width=0.5, dropout=0.0, dense_units=32, top_down=True), InputSpec(96, 96), HEADS
+    )
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

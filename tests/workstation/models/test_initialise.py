@@ -150,7 +150,7 @@ def test_weights_of_224_px_serve_at_96_px_and_leave_a_head_of_other_labels(share
 
 def test_a_heatmap_that_reads_two_maps_starts_from_its_own_file(tmp_path: Path) -> None:
     # At this width a layer that joins maps has the shape of one of the trunk's.
-    spec, size = ModelSpec("mobilenet_v2", width=0.35), InputSpec(64, 64)
+    spec, size = ModelSpec("mobilenet_v2", width=0.35, top_down=True), InputSpec(64, 64)
     where, other = (Head("where", "heatmap", labels, 1) for labels in (("fire",), ("fire", "smoke")))
     model = build(spec, size, [*heads(3), where])
     rng = np.random.default_rng(4)
@@ -170,7 +170,7 @@ def test_a_heatmap_that_reads_two_maps_starts_from_its_own_file(tmp_path: Path) 
 
 def test_what_joins_maps_for_a_heatmap_is_left_as_a_head_is(shared: Path) -> None:
     where = Head("where", "heatmap", ("fire",), 1)
-    model = build(ModelSpec("mobilenet_v1", width=0.25), InputSpec(96, 96), [*heads(6), where])
+    model = build(ModelSpec("mobilenet_v1", width=0.25, top_down=True), InputSpec(96, 96), [*heads(6), where])
     path = shared / "reference_models" / "mobilenet_v1_0.25_128_quant.tflite"
     report = initialise(model, str(path), noise(8, 96, 96, 3))
     assert set(report.left) == {"label_logits", "top_down_fine", "top_down_coarse", "where_logits"}

@@ -131,23 +131,24 @@ def test_two_labels_get_one_neuron_and_a_second_head_answers_in_its_place() -> N
     assert model.output_names == ["scene", "fire"]
 
 
-def test_a_heatmap_gives_a_score_per_cell_and_label() -> None:
+@pytest.mark.parametrize(("top_down", "grid"), [(False, (4, 6)), (True, (8, 12))])
+def test_a_heatmap_gives_a_score_per_cell_and_label(top_down: bool, grid: tuple[int, int]) -> None:
     smoke = Head("where", "heatmap", ("fire", "smoke"))
-    model = build(ModelSpec("mobilenet_v2", width=0.1), InputSpec(64, 96), (smoke,))
+    model = build(ModelSpec("mobilenet_v2", width=0.1, top_down=top_down), InputSpec(64, 96), (smoke,))
     scores = model(bytes_of(1, 64, 96, 3)).numpy()
-    assert scores.shape == (1, 8, 12, 2)
+    assert scores.shape == (1, *grid, 2)
     assert (np.abs(scores - 0.5) < 0.5).all()
 
 
 def test_a_heatmap_of_an_odd_side_has_no_more_cells_than_the_map_that_says_where() -> None:
     where = Head("where", "heatmap", ("fire",))
-    model = build(ModelSpec("mobilenet_v1", width=0.1), InputSpec(100, 64), (where,))
+    model = build(ModelSpec("mobilenet_v1", width=0.1, top_down=True), InputSpec(100, 64), (where,))
     assert model.output_shape == (None, 13, 8, 1)
     assert model.get_layer("top_down_coarse").output_shape[1:3] == (7, 4)
 
 
 def test_a_network_without_a_heatmap_has_no_layers_for_one() -> None:
-    model = build(ModelSpec("mobilenet_v2", width=0.1), InputSpec(64, 64), heads())
+    model = build(ModelSpec("mobilenet_v2", width=0.1, top_down=True), InputSpec(64, 64), heads())
     assert not [layer.name for layer in model.layers if layer.name.startswith("top_down")]
     assert len(model.get_layer("block_13_expand_relu").outbound_nodes) == 1
 
