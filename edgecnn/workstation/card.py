@@ -14,6 +14,7 @@ from edgecnn.core.prediction import Head
 from edgecnn.measure.latency import NOT_MEASURED
 from edgecnn.measure.report import UNREST, number, signed, size
 from edgecnn.targets import edgetpu, micro
+from edgecnn.workstation.data.catalog import in_order
 from edgecnn.workstation.data.generated import threshold_count
 from edgecnn.workstation.failures import Failures
 from edgecnn.workstation.recipe import Recipe, built_in, load, parse
@@ -78,6 +79,7 @@ def card(name: str, bundle: Bundle, figures: Figures, shown: Failures | None = N
         is_busy=speed is not None and speed.p90_ms > UNREST * speed.p50_ms,
         shown=shown,
         recipe=recipe,
+        splits=in_order(figures.training.pictures),
         lookalikes=threshold_count(recipe) if recipe else 0,
         recipe_name=_recipe_name(recipe),
         notes={

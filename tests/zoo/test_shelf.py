@@ -206,6 +206,12 @@ def test_a_source_that_a_model_never_saw_stands_on_the_card_once(
     assert "| `1?.png` | 60 | colour |" in after["card.md"].decode()
     changed = {name for name in before if before[name] != after[name]}
     assert (changed, before.keys()) == ({"card.md", "figures.json"}, after.keys())
+    was, now = (one["card.md"].decode().splitlines() for one in (before, after))
+    splits = ("| train |", "| val |", "| test |")
+    assert [line for line in now if line.startswith(splits)] == [
+        line for line in was if line.startswith(splits)
+    ]
+    assert set(was) <= set(now)
 
 
 def test_what_another_recipe_never_saw_is_not_taken_for_what_this_one_never_saw(
