@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from blobs import RECIPE, write_blobs
+from disks import small_disk
 
 from edgecnn.errors import DataError, ModelError
 from edgecnn.workstation import model_file
@@ -146,17 +147,12 @@ def test_a_finished_run_from_another_start_is_not_taken_for_this_one(tmp_path: P
 
 
 def test_a_disk_that_takes_no_checkpoint_is_named_with_the_way_on(tmp_path: Path, blobs: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small disk")
     text = RECIPE.replace("epochs = 8", "epochs = 1")
-    try:
-        with pytest.raises(ModelError, match="cannot be kept") as refusal:
-            train(parse(text), text, open_dataset(blobs), disk / "run")
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with (
+        small_disk(tmp_path / "disk", "16k") as disk,
+        pytest.raises(ModelError, match="cannot be kept") as refusal,
+    ):
+        train(parse(text), text, open_dataset(blobs), disk / "run")
     assert "--resume" in refusal.value.fix
 
 

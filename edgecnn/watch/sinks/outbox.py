@@ -71,8 +71,8 @@ class Outbox:
     def faults(self) -> tuple[Fault, ...]:
         """Say who is not told now, and why, and whether the clock was set."""
         found = [self._clock.fault(), *(feed.fault() for feed in tuple(self._feeds.values()))]
-        known = tuple(fault for fault in found if fault is not None)
-        return self.journal.faults() + known + tuple(self._missing.values())
+        found += tuple(self._missing.values())
+        return self.journal.faults() + tuple(fault for fault in found if fault is not None)
 
     def reload(self, config: Config) -> None:
         """Follow a changed configuration; sinks whose section is the same go on undisturbed.
