@@ -70,7 +70,8 @@ class Dataset:
         r"""Sum up what decides over a training: the pictures that teach, and those that choose the epoch.
 
         SHA-256 of the sorted ``<sha256>  <path>\n`` lines of train, an empty line, and those of val. The
-        two stay apart because a val that is drawn from train keeps its paths.
+        two stay apart because a val that is drawn from train keeps its paths. A path says the class folder;
+        where there are none, in an ``.npz``, the label follows it: ``<sha256>  <path>  <label>\n``.
 
         Raises:
             DataError: If there is no train, or a picture cannot be read.
@@ -81,10 +82,12 @@ class Dataset:
 
 
 def _digest_lines(pictures: Sequence[Picture]) -> str:
+    names = [
+        picture.path if isinstance(picture.source, Path) else f"{picture.path}  {picture.label}"
+        for picture in pictures
+    ]
     digests = in_threads(Picture.sha256, pictures)
-    return "".join(
-        sorted(f"{digest}  {picture.path}\n" for digest, picture in zip(digests, pictures, strict=True))
-    )
+    return "".join(sorted(f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True)))
 
 
 LEFT_OUT = "left_out"

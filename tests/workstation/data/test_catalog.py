@@ -265,6 +265,14 @@ def test_the_digest_changes_with_a_picture_that_chooses_the_epoch(tmp_path: Path
     assert open_dataset(tmp_path).digest() != before
 
 
+def test_the_digest_of_an_npz_changes_with_a_label_that_teaches_alone(tmp_path: Path) -> None:
+    before = open_dataset(npz(tmp_path / "digits.npz")).digest()
+    others = {name: np.roll(np.load(tmp_path / "digits.npz")[name], 1) for name in ("y_train", "y_test")}
+
+    assert open_dataset(npz(tmp_path / "digits.npz", y_test=others["y_test"])).digest() == before
+    assert open_dataset(npz(tmp_path / "digits.npz", y_train=others["y_train"])).digest() != before
+
+
 def test_the_digest_tells_two_draws_of_val_apart(tmp_path: Path) -> None:
     fill(tmp_path, "train/a", "train/b", count=10)
     assert open_dataset(tmp_path, seed=1).digest() != open_dataset(tmp_path, seed=2).digest()
