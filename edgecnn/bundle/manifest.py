@@ -81,6 +81,7 @@ class Provenance:
             model's weights, of a file's flatbuffer.
         averaged_sha256: By name, digests of the weights of other trainings, where the parent's are the mean
             of them and its own.
+        init_sha256: By its recipe's or its own name, the digest of the file whose weights it started from.
     """
 
     recipe: str = ""
@@ -91,6 +92,7 @@ class Provenance:
     budget: Budget | None = None
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
     averaged_sha256: Mapping[str, str] = field(default_factory=dict)
+    init_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

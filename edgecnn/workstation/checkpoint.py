@@ -49,7 +49,7 @@ class RunState:
 
     recipe: str
     data_sha256: str
-    init: str
+    init_sha256: Mapping[str, str]
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Epoch, ...] = ()
     best: int = 0

@@ -259,6 +259,7 @@ def _manifest(
             tools={"edgecnn": __version__, "tensorflow": importlib.metadata.version("tensorflow")},
             teachers_sha256=card.teachers_sha256 if card else {},
             averaged_sha256=card.averaged_sha256 if card else {},
+            init_sha256=card.init_sha256 if card else {},
         ),
         measured=tuple(check.file_top1 for check in checks),
         description=recipe.description if recipe else "",

@@ -39,7 +39,8 @@ class Card:
         teachers_sha256: By name, digests of the models whose answers it learned from too.
         averaged_sha256: By name, digests of the weights of other trainings; these are the mean of them and
             its own.
-        init: What it started from, as it was asked for; empty for random weights, and in files of before.
+        init_sha256: By its recipe's or its own name, the digest of the file that it started from, or none of
+            ``imagenet``; empty for random weights.
     """
 
     recipe: str
@@ -50,7 +51,7 @@ class Card:
     val_top1: float = 0.0
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
     averaged_sha256: Mapping[str, str] = field(default_factory=dict)
-    init: str = ""
+    init_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(model: Any, path: Path, card: Card) -> None:

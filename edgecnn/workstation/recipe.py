@@ -139,7 +139,8 @@ class TrainSpec:
         warmup_epochs: Epochs over which the rate first rises from 0.
         weight_decay: Decoupled, on kernels only.
         label_smoothing: Share of the target spread over the other labels.
-        freeze: ``batch_norm`` keeps the statistics of a pretrained trunk.
+        freeze: ``batch_norm`` keeps the statistics of a pretrained trunk; ``all_but_heatmaps`` all that its
+            other answers come from.
         class_weights: ``balanced`` weighs classes by the inverse of their count.
         ema: Momentum of the moving average of the weights that becomes the model; 0 takes the last ones.
         keep: Which epoch becomes the model: the ``best`` on val, or the ``last``, where val is so small that
@@ -155,7 +156,7 @@ class TrainSpec:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
-    freeze: Literal["none", "batch_norm"] = "none"
+    freeze: Literal["none", "batch_norm", "all_but_heatmaps"] = "none"
     class_weights: Literal["none", "balanced"] = "none"
     ema: float = 0.0
     keep: Literal["best", "last"] = "best"
@@ -457,6 +458,12 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         raise RecipeError(
             "model.top_down makes the heatmap of a MobileNet finer, and the recipe asks for none.",
             fix="Leave top_down out.",
+        )
+    if recipe.train.freeze == "all_but_heatmaps" and (recipe.train.head_epochs or not has_heatmap):
+        found = f"head_epochs = {recipe.train.head_epochs}" if has_heatmap else "no heatmap"
+        raise RecipeError(
+            f'With train.freeze = "all_but_heatmaps" a heatmap learns and nothing else; found {found}.',
+            fix="Leave freeze out, or set head_epochs = 0 and add a head of kind heatmap.",
         )
     if recipe.heads and (recipe.classes or recipe.head != "label"):
         raise RecipeError(

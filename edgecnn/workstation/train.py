@@ -20,16 +20,18 @@ from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.checkpoint import Epoch, RunState, keep, remove, restore, start
+from edgecnn.workstation.data.archive import file_sha256
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import WaitMeter, training_batches
 from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.losses import Loss, loss_for
+from edgecnn.workstation.models.blocks import TOP_DOWN
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.quality import answers, evaluate, predict
-from edgecnn.workstation.recipe import Recipe, TrainSpec
+from edgecnn.workstation.recipe import Recipe, TrainSpec, parse
 from edgecnn.workstation.soup import Ingredient, average, open_ingredients, refuse_others
 from edgecnn.workstation.split import Split, heads_of, read_split, read_training, split_to_centre_on
 from edgecnn.workstation.step import Step, batch_loss, make_step, refuse_uncut, weights_of
@@ -101,7 +103,7 @@ def train(
     teachers_sha256 = model_file.digests_of((one.name, one.sha256) for one in opened)
     ingredients = open_ingredients(averaged)
     averaged_sha256 = model_file.digests_of((one.recipe.name, one.sha256) for one in ingredients)
-    fresh = RunState(text, dataset.digest(), init or "", teachers_sha256)
+    fresh = RunState(text, dataset.digest(), digest_of_start(init) if init else {}, teachers_sha256)
     if done := finished(out, fresh, averaged_sha256, resume):
         return done
     state = start(out, fresh, resume)
@@ -118,7 +120,7 @@ def train(
         rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
         progress.on_note(str(initialise(model, init, training.codes[np.sort(rows)])))
     optimizer = make_optimizer(recipe.train, len(training.codes))
-    freeze(model, recipe.train)
+    freeze(model, heads, recipe.train)
     averages = Averages(model.trainable_variables, recipe.train.ema)
     tracker = tf.train.Checkpoint(model=model, optimizer=optimizer, averages=averages)
     optimizer.build(model.trainable_variables)
@@ -126,7 +128,7 @@ def train(
         restore(tracker, checkpoint / state.weights)
     losses = losses_for(heads, training, recipe.train)
     teach = teaching(opened, model, heads, recipe.distill, progress.on_note) if opened else None
-    learner = with_batch_norm_folded(model) if recipe.train.freeze == "batch_norm" else model
+    learner = with_batch_norm_folded(model) if recipe.train.freeze != "none" else model
     step = make_step(learner, batch_loss(learner, recipe, heads, losses, teach), optimizer, averages)
     for number in range(state.next_epoch, recipe.train.epochs + 1):
         if number == 0:
@@ -161,7 +163,7 @@ def train(
         val_top1,
         teachers_sha256,
         averaged_sha256,
-        state.init,
+        state.init_sha256,
     )
     # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
@@ -169,6 +171,15 @@ def train(
     model_file.save(model, out / "model.h5", card)
     remove(checkpoint)
     return Trained(out / "model.h5", card, state.history)
+
+
+def digest_of_start(init: str) -> dict[str, str]:
+    """Give the digest of what a network starts from, by its recipe's name or the file's; none of no file."""
+    path = Path(init)
+    if not path.is_file():
+        return {init: ""}
+    card = model_file.read_card(path)
+    return {parse(card.recipe).name if card else path.name: file_sha256(path)}
 
 
 def mean_with(
@@ -210,10 +221,10 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     if not path.exists():
         return None
     card = model_file.read_card(path)
-    asked = (fresh.recipe, fresh.data_sha256, fresh.init, fresh.teachers_sha256, averaged_sha256)
+    asked = (fresh.recipe, fresh.data_sha256, fresh.init_sha256, fresh.teachers_sha256, averaged_sha256)
     own = None
     if card:
-        own = (card.recipe, card.data_sha256, card.init, card.teachers_sha256, card.averaged_sha256)
+        own = (card.recipe, card.data_sha256, card.init_sha256, card.teachers_sha256, card.averaged_sha256)
     if not resume or card is None or own != asked:
         raise ModelError(
             f"'{path}' is there already, and training would replace it.",
@@ -286,12 +297,14 @@ def make_optimizer(spec: TrainSpec, picture_count: int) -> Any:
     return optimizer
 
 
-def freeze(model: Any, spec: TrainSpec) -> None:
-    """Keep what the recipe wants kept: batch norm of a pretrained trunk runs on its old statistics."""
-    if spec.freeze == "batch_norm":
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+def freeze(model: Any, heads: Sequence[Head], spec: TrainSpec) -> None:
+    """Keep what the recipe wants kept: the old statistics of a pretrained trunk, or all but the heatmaps."""
+    maps = tuple(f"{head.name}{LOGITS}" for head in heads if head.kind == "heatmap")
+    for layer in model.layers:
+        if spec.freeze == "all_but_heatmaps":
+            layer.trainable = layer.name in maps or layer.name.startswith(TOP_DOWN)
+        elif spec.freeze == "batch_norm" and isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
 
 
 def train_head(

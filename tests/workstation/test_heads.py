@@ -196,6 +196,23 @@ def test_a_run_with_averaged_weights_and_heads_resumes_to_the_same_weights(
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
+def test_a_heatmap_that_learns_alone_leaves_every_other_answer_as_it_was(
+    trained: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    text = RECIPE_HEADS.replace("epochs = 10", 'epochs = 1\nfreeze = "all_but_heatmaps"')
+    made = train(parse(text), text, dataset, tmp_path / "run", init=str(trained)).path
+    before, after = (model_file.load(path)[0] for path in (trained, made))
+    codes = np.stack([picture.read() for picture in dataset.split("test")])
+    ground, danger, where = (
+        [model.predict(codes, verbose=0)[place] for model in (before, after)] for place in range(3)
+    )
+
+    assert np.array_equal(*ground)
+    # The logits of independent labels are moved and scaled anew on val.
+    assert np.array_equal(*(np.argsort(scores, axis=0) for scores in danger))
+    assert np.abs(where[0] - where[1]).max() > 0.01
+
+
 def test_a_student_learns_from_a_teacher_what_its_labels_do_not_say(
     trained: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -436,6 +453,7 @@ def test_an_untrained_heatmap_pulls_at_no_trunk_and_has_cells_of_16_or_8_pixels(
         RECIPE_HEADS.replace('kind = "softmax"', 'kind = "softmax"\nweight = -1', 1),
         'head = "x"\n' + RECIPE_HEADS,
         RECIPE_HEADS + "\n[pasted]\ncount = 3",
+        RECIPE_HEADS.replace("epochs = 10", 'epochs = 1\nhead_epochs = 1\nfreeze = "all_but_heatmaps"'),
     ],
 )
 def test_heads_that_contradict_themselves_are_refused(broken: str) -> None:

@@ -18,6 +18,7 @@ from disks import small_disk
 from edgecnn.errors import DataError, ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras
+from edgecnn.workstation.data.archive import file_sha256
 from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.quality import Quality
 from edgecnn.workstation.recipe import parse
@@ -139,9 +140,11 @@ def test_a_run_that_keeps_its_last_epoch_ends_with_weights_that_were_worse_on_va
 def test_a_finished_run_from_another_start_is_not_taken_for_this_one(tmp_path: Path, blobs: Path) -> None:
     text = RECIPE.replace("epochs = 8", "epochs = 1")
     start = train(parse(text), text, open_dataset(blobs), tmp_path / "start").path
-    train(parse(text), text, open_dataset(blobs), tmp_path / "run", init=str(start))
+    made = train(parse(text), text, open_dataset(blobs), tmp_path / "run", init=str(start))
+    moved = start.rename(tmp_path / "elsewhere.h5")
 
-    train(parse(text), text, open_dataset(blobs), tmp_path / "run", init=str(start), resume=True)
+    assert made.card.init_sha256 == {"blobs": file_sha256(moved)}
+    train(parse(text), text, open_dataset(blobs), tmp_path / "run", init=str(moved), resume=True)
     with pytest.raises(ModelError, match="is there already"):
         train(parse(text), text, open_dataset(blobs), tmp_path / "run", resume=True)
 
@@ -183,7 +186,7 @@ def test_two_dropout_layers_drop_different_neurons_and_the_same_ones_again_in_th
 
 def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, blobs: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
-    state = {"recipe": "another", "data_sha256": "", "init": ""}
+    state = {"recipe": "another", "data_sha256": "", "init_sha256": {}}
     (tmp_path / "checkpoint" / "state.json").write_bytes(msgspec.json.encode(state))
 
     with pytest.raises(ModelError, match="another recipe"):

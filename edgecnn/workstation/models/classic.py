@@ -27,7 +27,7 @@ def lenet(x: Tensor, width: float = 1.0) -> Trunk:
     feature_map = x = blocks.pool(x, "max", 2, 2, "pool2")
     x = blocks.flatten(x)
     x = _dense_relu(x, blocks.scaled(120, width), "fc1")
-    return Trunk(_dense_relu(x, blocks.scaled(84, width), "fc2"), (feature_map,))
+    return Trunk(_dense_relu(x, blocks.scaled(84, width), "fc2"), feature_map)
 
 
 def resnet8(x: Tensor, width: float = 1.0) -> Trunk:
@@ -44,7 +44,7 @@ def resnet8(x: Tensor, width: float = 1.0) -> Trunk:
     x = _residual(x, blocks.scaled(16, width), 1, "stack1")
     x = _residual(x, blocks.scaled(32, width), 2, "stack2")
     x = _residual(x, blocks.scaled(64, width), 2, "stack3")
-    return Trunk(blocks.average(x), (x,))
+    return Trunk(blocks.average(x), x)
 
 
 def alexnet(
@@ -78,7 +78,7 @@ def alexnet(
     for number, filters in ((3, 384), (4, 384), (5, 256)):
         x = _conv_norm_relu(x, blocks.scaled(filters, width), 3, f"conv{number}", use_norm=use_norm)
     feature_map = x = blocks.pool(x, "max", 3, 2, "pool5")
-    return Trunk(_two_dense(blocks.flatten(x), dense_units, dropout), (feature_map,))
+    return Trunk(_two_dense(blocks.flatten(x), dense_units, dropout), feature_map)
 
 
 def vgg16(
@@ -102,7 +102,7 @@ def vgg16(
             name = f"block{number}_conv{layer}"
             x = _conv_norm_relu(x, blocks.scaled(filters, width), 3, name, use_norm=use_norm)
         x = blocks.pool(x, "max", 2, 2, f"block{number}_pool")
-    return Trunk(_two_dense(blocks.flatten(x), dense_units, dropout), (x,))
+    return Trunk(_two_dense(blocks.flatten(x), dense_units, dropout), x)
 
 
 def _conv_norm_relu(

@@ -33,7 +33,7 @@ def mobilenet_v1(x: Tensor, width: float, dropout: float) -> Trunk:
         x = _norm_relu6(x, f"conv_dw_{number}_bn", f"conv_dw_{number}_relu")
         x = blocks.conv(x, blocks.scaled(filters, width), 1, f"conv_pw_{number}", use_bias=False)
         x = _norm_relu6(x, f"conv_pw_{number}_bn", f"conv_pw_{number}_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), tuple(before_halving[-2:]))
+    return Trunk(blocks.dropout(blocks.average(x), dropout), before_halving[-1], (*before_halving[-2:], x))
 
 
 def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
@@ -57,7 +57,7 @@ def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
             number += 1
     x = blocks.conv(x, blocks.divisible(1280 * max(1.0, width)), 1, "Conv_1", use_bias=False)
     x = _norm_relu6(x, "Conv_1_bn", "out_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), tuple(before_halving[-2:]))
+    return Trunk(blocks.dropout(blocks.average(x), dropout), before_halving[-1], (*before_halving[-2:], x))
 
 
 def _inverted_residual(

@@ -52,7 +52,7 @@ def stack(x: Tensor, layers: Sequence[Layer]) -> Trunk:
         has_bias = following is None or following.kind != "batch_norm" or layer.activation != "linear"
         x = _activate(_add(x, layer, name, has_bias), layer, name)
         feature_map = x if _is_map(x) else feature_map
-    return Trunk(blocks.flatten(x, "flatten") if _is_map(x) else x, (feature_map,))
+    return Trunk(blocks.flatten(x, "flatten") if _is_map(x) else x, feature_map)
 
 
 def _add(x: Tensor, layer: Layer, name: str, use_bias: bool) -> Tensor:

@@ -85,9 +85,9 @@ def build(model: ModelSpec, input: InputSpec, heads: Sequence[Head]) -> Any:
     # (x - 128) / 128: the int8 code of a byte is then the byte less 128, with no arithmetic on the device.
     x = keras.layers.Rescaling(1 / 128, offset=-1.0, name=NORMALISE)(picture)
     trunk = _trunk(x, model)
-    feature_map = trunk.feature_maps[-1]
-    if model.top_down and any(head.kind == "heatmap" for head in heads):
-        feature_map = blocks.top_down(trunk.feature_maps)
+    feature_map = trunk.feature_map
+    if model.top_down and trunk.pyramid and any(head.kind == "heatmap" for head in heads):
+        feature_map = blocks.top_down(trunk.pyramid)
     answers = [_answer(trunk.flat, feature_map, head) for head in heads]
     try:
         return keras.Model(picture, answers[0] if len(answers) == 1 else answers, name=model.topology)
