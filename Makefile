@@ -174,7 +174,7 @@ SIZES ?= 96 128 160 192 224
 HEAD ?= fire
 SIZED := out/$(RECIPE)-sizes
 SHELVED := edgecnn/zoo/$(MODEL)/$(MODEL).tflite
-$(SIZES:%=$(SIZED)/%.toml): $(SIZED)/%.toml: edgecnn/workstation/recipes/$(RECIPE).toml
+$(SIZES:%=$(SIZED)/%.toml): $(SIZED)/%.toml: edgecnn/workstation/recipes/$(or $(STARTS_$(RECIPE)),$(RECIPE)).toml
 	mkdir -p $(@D)
 	sed -E '0,/^name = "(.*)"/s//name = "\1-$*"/; s/^(height_px|width_px) = .*/\1 = $*/' $< > $@
 

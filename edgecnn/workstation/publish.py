@@ -135,6 +135,12 @@ def add_left_out(name: str, folder: Path, shelf: Path) -> Path:
             f"recipe than '{name}'.",
             fix="Train the recipe of the model without them and bench it again.",
         )
+    if keeps_its_start(own) and made_from.init_sha256 == own.init_sha256:
+        raise DataError(
+            f"The network of the report in '{folder}' has seen these pictures: it started from the same one "
+            f"as '{name}', and all but its heatmaps stayed as they were.",
+            fix="Train what it starts from without them first, as 'make left-out' does.",
+        )
     kept = (one for one in resident.figures.sets if one.left_out != found.left_out)
     figures = replace(resident.figures, sets=(*kept, found))
     entries = calibrations.read(shelf / name / "calibration.txt")
@@ -252,6 +258,11 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
 def _method(provenance: Provenance) -> tuple[Recipe, frozenset[str]]:
     """Give how a model was trained, whatever was left out, and with whom its weights were averaged."""
     return replace(parse(provenance.recipe), leave_out=()), frozenset(provenance.averaged_sha256)
+
+
+def keeps_its_start(provenance: Provenance) -> bool:
+    """Say whether all that a model answers, but where things are, was learned by what it started from."""
+    return parse(provenance.recipe).train.freeze == "all_but_heatmaps"
 
 
 def _open(folder: Path) -> tuple[Bundle, Manifest]:

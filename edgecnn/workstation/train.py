@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.core.prediction import Head
-from edgecnn.errors import ModelError
+from edgecnn.errors import EdgecnnError, ModelError
 from edgecnn.measure.accuracy import is_exclusive
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
@@ -27,7 +28,7 @@ from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.losses import Loss, loss_for
 from edgecnn.workstation.models.blocks import TOP_DOWN
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
-from edgecnn.workstation.models.weights import initialise
+from edgecnn.workstation.models.weights import InitReport, initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.quality import answers, evaluate, predict
@@ -112,13 +113,13 @@ def train(
     model = build(recipe.model, recipe.input, heads)
     refuse_uncut(model, heads, recipe)
     refuse_others(model, recipe, heads, fresh.data_sha256, ingredients)
+    refuse_no_start(recipe, init)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
     keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:
-        rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
-        progress.on_note(str(initialise(model, init, training.codes[np.sort(rows)])))
+        progress.on_note(str(started(model, heads, recipe, init, training)))
     optimizer = make_optimizer(recipe.train, len(training.codes))
     freeze(model, heads, recipe.train)
     averages = Averages(model.trainable_variables, recipe.train.ema)
@@ -148,6 +149,7 @@ def train(
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
     judged = split_to_centre_on(validation, dataset, recipe, heads)
     centre(model, heads, judged)
+    thaw(model, recipe.train)
     best = next(e for e in state.history if e.number == state.best)
     val_top1 = best.val_top1
     if ingredients:
@@ -178,8 +180,11 @@ def digest_of_start(init: str) -> dict[str, str]:
     path = Path(init)
     if not path.is_file():
         return {init: ""}
-    card = model_file.read_card(path)
-    return {parse(card.recipe).name if card else path.name: file_sha256(path)}
+    name = path.name
+    # What keeps a card from being read need not keep the weights from it, and is said where they are.
+    with contextlib.suppress(EdgecnnError, OSError, msgspec.MsgspecError):
+        name = parse(card.recipe).name if (card := model_file.read_card(path)) else name
+    return {name: file_sha256(path)}
 
 
 def mean_with(
@@ -299,12 +304,56 @@ def make_optimizer(spec: TrainSpec, picture_count: int) -> Any:
 
 def freeze(model: Any, heads: Sequence[Head], spec: TrainSpec) -> None:
     """Keep what the recipe wants kept: the old statistics of a pretrained trunk, or all but the heatmaps."""
-    maps = tuple(f"{head.name}{LOGITS}" for head in heads if head.kind == "heatmap")
     for layer in model.layers:
         if spec.freeze == "all_but_heatmaps":
-            layer.trainable = layer.name in maps or layer.name.startswith(TOP_DOWN)
+            layer.trainable = is_of_heatmap(layer.name, heads)
         elif spec.freeze == "batch_norm" and isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
+
+
+def thaw(model: Any, spec: TrainSpec) -> None:
+    """Let what was frozen learn again but for batch norm, since a saved model keeps it: pruning tunes all."""
+    if spec.freeze == "all_but_heatmaps":
+        for layer in model.layers:
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def is_of_heatmap(layer: str, heads: Sequence[Head]) -> bool:
+    """Say by its name whether a layer serves heatmaps alone."""
+    own = {f"{head.name}{LOGITS}" for head in heads if head.kind == "heatmap"}
+    return layer in own or (layer.startswith(TOP_DOWN) and not layer.endswith(LOGITS))
+
+
+def started(model: Any, heads: Sequence[Head], recipe: Recipe, init: str, training: Split) -> InitReport:
+    """Fill a network with weights from elsewhere.
+
+    Raises:
+        ModelError: If they cannot be read or do not fit, or leave a layer to chance that will be frozen.
+    """
+    rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
+    report = initialise(model, init, training.codes[np.sort(rows)])
+    left = [name for name in report.left if not is_of_heatmap(name, heads)]
+    if recipe.train.freeze == "all_but_heatmaps" and left:
+        raise _unlearned(", ".join(left))
+    return report
+
+
+def refuse_no_start(recipe: Recipe, init: str | None) -> None:
+    """Refuse to freeze what nothing taught.
+
+    Raises:
+        ModelError: If all but heatmaps is frozen, and there is nothing to start from.
+    """
+    if recipe.train.freeze == "all_but_heatmaps" and not init:
+        raise _unlearned("everything but its heatmaps")
+
+
+def _unlearned(what: str) -> ModelError:
+    return ModelError(
+        f'With train.freeze = "all_but_heatmaps" the network stays as it starts, and --init gives no weights '
+        f"for {what}.",
+        fix="Start from a trained model of the same answers: --init model.h5, or its .tflite.",
+    )
 
 
 def train_head(

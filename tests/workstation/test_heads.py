@@ -31,9 +31,9 @@ from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, jo
 from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.quality import quality_of
-from edgecnn.workstation.recipe import Augment, ModelSpec, folders_of, parse
+from edgecnn.workstation.recipe import Augment, ModelSpec, TrainSpec, folders_of, parse
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
-from edgecnn.workstation.train import train
+from edgecnn.workstation.train import freeze, train
 
 SIDE = 32
 Dying = Callable[[], contextlib.AbstractContextManager[None]]
@@ -211,6 +211,26 @@ def test_a_heatmap_that_learns_alone_leaves_every_other_answer_as_it_was(
     # The logits of independent labels are moved and scaled anew on val.
     assert np.array_equal(*(np.argsort(scores, axis=0) for scores in danger))
     assert np.abs(where[0] - where[1]).max() > 0.01
+    # Pruning and training for int8 find a model in which all can learn.
+    assert all(layer.trainable for layer in after.layers if "norm" not in layer.name)
+
+
+def test_nothing_is_frozen_that_was_never_learned(trained: Path, dataset: Dataset, tmp_path: Path) -> None:
+    text = RECIPE_HEADS.replace("epochs = 10", 'epochs = 1\nfreeze = "all_but_heatmaps"')
+    with pytest.raises(ModelError, match="no weights for everything but its heatmaps"):
+        train(parse(text), text, dataset, tmp_path / "run")
+    other = text.replace('name = "ground"', 'name = "soil"')
+    with pytest.raises(ModelError, match="no weights for soil_logits"):
+        train(parse(other), other, dataset, tmp_path / "run", init=str(trained))
+
+
+def test_all_but_heatmaps_is_all_but_what_heatmaps_alone_read() -> None:
+    alarm = Head("top_down_alarm", "sigmoid", ("fire", "smoke"))
+    model = build(ModelSpec("mobilenet_v2", width=0.1, top_down=True), InputSpec(64, 64), [alarm, WHERE])
+    freeze(model, [alarm, WHERE], TrainSpec(freeze="all_but_heatmaps"))
+
+    learns = {layer.name for layer in model.layers if layer.trainable_weights}
+    assert learns == {"top_down_1", "top_down_2", "top_down_3", "where_logits"}
 
 
 def test_a_student_learns_from_a_teacher_what_its_labels_do_not_say(

@@ -16,6 +16,7 @@ import tiny_models
 from click.testing import CliRunner, Result
 
 from edgecnn.bundle import file as files
+from edgecnn.bundle.manifest import Provenance
 from edgecnn.cli.main import edgecnn
 from edgecnn.errors import BundleError, CheckFailed, DataError
 from edgecnn.measure import bench, report
@@ -232,6 +233,24 @@ def test_a_report_on_pictures_that_a_model_has_seen_is_no_source_that_it_never_s
 ) -> None:
     with pytest.raises(DataError, match="not about what a model was trained without"):
         publish.add_left_out("blobs", folder, published)
+
+
+def test_a_network_that_stayed_as_it_was_has_seen_what_the_one_that_ships_has_seen(
+    published: Path, without_ones: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (published / "blobs" / "card.md").read_bytes()
+    monkeypatch.setattr(publish, "keeps_its_start", lambda _: True)
+
+    with pytest.raises(DataError, match="has seen these pictures"):
+        publish.add_left_out("blobs", without_ones, published)
+    assert (published / "blobs" / "card.md").read_bytes() == before
+
+
+def test_a_model_whose_heatmap_learned_alone_keeps_what_it_started_from() -> None:
+    recipes = {name: recipe.load(name)[1] for name in ("sentinel", "sentinel-alarm")}
+
+    kept = {name: publish.keeps_its_start(Provenance(recipe=text)) for name, text in recipes.items()}
+    assert kept == {"sentinel": True, "sentinel-alarm": False}
 
 
 def test_a_report_on_more_than_the_source_that_was_left_out_is_not_taken(
