@@ -48,18 +48,17 @@ def peak_of(heat: NDArray[np.float32], window: Window = _WHOLE) -> Point:
         (0.5, 0.5)
     """
     row, column = strongest_cell(heat)
-    logs = np.log(np.maximum(heat.astype(float), _FLOOR))
     rows, columns = heat.shape
-    y = (row + 0.5 + _lean(logs[:, column], row)) / rows
-    x = (column + 0.5 + _lean(logs[row], column)) / columns
+    y = (row + 0.5 + _lean(heat[:, column], row)) / rows
+    x = (column + 0.5 + _lean(heat[row], column)) / columns
     return (x - window.left) / window.width, (y - window.top) / window.height
 
 
-def _lean(logs: NDArray[np.float64], top: int) -> float:
-    """Give how far the top of the parabola through three values lies from the middle one, -0.5 to 0.5."""
-    if not 0 < top < len(logs) - 1:
+def _lean(line: NDArray[np.float32], top: int) -> float:
+    """Give how far the top of the bell through three values lies from the middle one, -0.5 to 0.5."""
+    if not 0 < top < len(line) - 1:
         return 0.0
-    before, at, after = logs[top - 1 : top + 2]
+    before, at, after = np.log(np.maximum(line[top - 1 : top + 2].astype(float), _FLOOR))
     bend = 2 * at - before - after
     return float((after - before) / (2 * bend)) if bend > 0 else 0.0
 

@@ -26,7 +26,7 @@ from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import WaitMeter, training_batches
 from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.losses import Loss, loss_for
-from edgecnn.workstation.models.blocks import TOP_DOWN
+from edgecnn.workstation.models.fitting import is_head
 from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import InitReport, initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of
@@ -306,7 +306,7 @@ def freeze(model: Any, heads: Sequence[Head], spec: TrainSpec) -> None:
     """Keep what the recipe wants kept: the old statistics of a pretrained trunk, or all but the heatmaps."""
     for layer in model.layers:
         if spec.freeze == "all_but_heatmaps":
-            layer.trainable = is_of_heatmap(layer.name, heads)
+            layer.trainable = is_of_heatmap(layer, heads)
         elif spec.freeze == "batch_norm" and isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
 
@@ -318,10 +318,10 @@ def thaw(model: Any, spec: TrainSpec) -> None:
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
 
 
-def is_of_heatmap(layer: str, heads: Sequence[Head]) -> bool:
-    """Say by its name whether a layer serves heatmaps alone."""
-    own = {f"{head.name}{LOGITS}" for head in heads if head.kind == "heatmap"}
-    return layer in own or (layer.startswith(TOP_DOWN) and not layer.endswith(LOGITS))
+def is_of_heatmap(layer: Any, heads: Sequence[Head]) -> bool:
+    """Say whether a layer serves heatmaps alone."""
+    others = {f"{head.name}{LOGITS}" for head in heads if head.kind != "heatmap"}
+    return is_head(layer) and layer.name not in others
 
 
 def started(model: Any, heads: Sequence[Head], recipe: Recipe, init: str, training: Split) -> InitReport:
@@ -332,7 +332,7 @@ def started(model: Any, heads: Sequence[Head], recipe: Recipe, init: str, traini
     """
     rows = np.random.default_rng(recipe.train.seed).permutation(len(training.codes))[:SAMPLE_COUNT]
     report = initialise(model, init, training.codes[np.sort(rows)])
-    left = [name for name in report.left if not is_of_heatmap(name, heads)]
+    left = [name for name in report.left if not is_of_heatmap(model.get_layer(name), heads)]
     if recipe.train.freeze == "all_but_heatmaps" and left:
         raise _unlearned(", ".join(left))
     return report

@@ -148,7 +148,7 @@ def test_weights_of_224_px_serve_at_96_px_and_leave_a_head_of_other_labels(share
     assert len(report.filled) == 2 * 27
 
 
-def test_a_heatmap_that_reads_two_maps_starts_from_its_own_file(tmp_path: Path) -> None:
+def test_a_heatmap_that_joins_maps_starts_from_its_own_file(tmp_path: Path) -> None:
     # At this width a layer that joins maps has the shape of one of the trunk's.
     spec, size = ModelSpec("mobilenet_v2", width=0.35, top_down=True), InputSpec(64, 64)
     where, other = (Head("where", "heatmap", labels, 1) for labels in (("fire",), ("fire", "smoke")))
