@@ -181,6 +181,7 @@ def zero_share(bundle: bundle_file.Bundle) -> float:
 def test_a_heatmap_of_an_odd_side_computes_in_integers_alone_and_says_the_same(is_aware: bool) -> None:
     heads = (Head("where", "heatmap", ("fire", "smoke")),)
     recipe = parse(HEATMAP)
+    keras.utils.set_random_seed(1)
     model = build(recipe.model, recipe.input, heads)
     rng = np.random.default_rng(1)
     kernel, bias = model.get_layer("where_logits").get_weights()
