@@ -82,6 +82,7 @@ class Provenance:
         averaged_sha256: By name, digests of the weights of other trainings, where the parent's are the mean
             of them and its own.
         init_sha256: By its recipe's or its own name, the digest of the file whose weights it started from.
+        pruned: What was taken out of the trained network, each time as the options of ``edgecnn prune``.
     """
 
     recipe: str = ""
@@ -93,6 +94,7 @@ class Provenance:
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
     averaged_sha256: Mapping[str, str] = field(default_factory=dict)
     init_sha256: Mapping[str, str] = field(default_factory=dict)
+    pruned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

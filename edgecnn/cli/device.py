@@ -223,6 +223,8 @@ def _print_manifest(console: Console, bundle: Bundle) -> None:
         console.print(f"Provenance: {name} {digest or 'not known'}")
     tools = ", ".join(f"{name} {version}" for name, version in sorted(made_from.tools.items()))
     console.print(f"Provenance: made with {tools or 'tools not known'}")
+    for options in made_from.pruned:
+        console.print(f"Provenance: pruned by 'edgecnn prune {options}'")
     if made_from.recipe:
         console.print(f"Recipe:\n{made_from.recipe.rstrip()}")
 

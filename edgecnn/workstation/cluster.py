@@ -95,7 +95,8 @@ def cluster(
     fine_tune(wrapped, heads, training, recipe, epochs, rate, [], progress)
     clustered = tfmot().clustering.keras.strip_clustering(wrapped)
     val_top1 = evaluate(clustered, heads, validation).top1
-    model_file.save(clustered, out, replace(card, val_top1=val_top1))
+    how = f"--clusters {count} --epochs {epochs}"
+    model_file.save(clustered, out, replace(card, val_top1=val_top1, pruned=(*card.pruned, how)))
     rows = tuple(
         LayerValues(layer.name, kernel.size, len(np.unique(kernel)))
         for layer in clustered.layers

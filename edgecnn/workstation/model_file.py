@@ -41,6 +41,7 @@ class Card:
             its own.
         init_sha256: By its recipe's or its own name, the digest of the file that it started from, or none of
             ``imagenet``; empty for random weights.
+        pruned: What was taken out since, each time as the options of ``edgecnn prune``.
     """
 
     recipe: str
@@ -52,6 +53,7 @@ class Card:
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
     averaged_sha256: Mapping[str, str] = field(default_factory=dict)
     init_sha256: Mapping[str, str] = field(default_factory=dict)
+    pruned: tuple[str, ...] = ()
 
 
 def save(model: Any, path: Path, card: Card) -> None:

@@ -128,7 +128,8 @@ def prune(
     pruned = tfmot().sparsity.keras.strip_pruning(wrapped)
     centre(pruned, heads, split_to_centre_on(validation, dataset, recipe, heads))
     val_top1 = evaluate(pruned, heads, validation).top1
-    model_file.save(pruned, out, replace(card, val_top1=val_top1))
+    how = f"--sparsity {sparsity:g} --epochs {epochs}"
+    model_file.save(pruned, out, replace(card, val_top1=val_top1, pruned=(*card.pruned, how)))
     return Pruned(
         out,
         sparsity_of(pruned),

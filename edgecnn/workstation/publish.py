@@ -133,7 +133,7 @@ def add_left_out(name: str, folder: Path, shelf: Path) -> Path:
         raise DataError(
             f"The report about the pictures of {', '.join(found.left_out)} in '{folder}' is of another "
             f"recipe than '{name}'.",
-            fix="Train the recipe of the model without them and bench it again.",
+            fix="Train its recipe without them, prune it as the model was, if it was, and bench it again.",
         )
     if keeps_its_start(own) and made_from.init_sha256 == own.init_sha256:
         raise DataError(
@@ -255,9 +255,10 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
     return tuple(found for report in own if (found := _picture_set(report)))
 
 
-def _method(provenance: Provenance) -> tuple[Recipe, frozenset[str]]:
-    """Give how a model was trained, whatever was left out, and with whom its weights were averaged."""
-    return replace(parse(provenance.recipe), leave_out=()), frozenset(provenance.averaged_sha256)
+def _method(provenance: Provenance) -> tuple[Recipe, frozenset[str], tuple[str, ...]]:
+    """Give how a model was trained, whatever was left out, averaged with others, and pruned."""
+    recipe = replace(parse(provenance.recipe), leave_out=())
+    return recipe, frozenset(provenance.averaged_sha256), provenance.pruned
 
 
 def keeps_its_start(provenance: Provenance) -> bool:

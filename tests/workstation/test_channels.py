@@ -11,6 +11,7 @@ import pytest
 from blobs import RECIPE
 from click.testing import CliRunner
 
+from edgecnn.bundle import file as files
 from edgecnn.cli.workstation import prune as prune_command
 from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head
@@ -285,6 +286,12 @@ def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_
     made = convert(again.path, tmp_path / "again.tflite", "int8", trained[1], qat_epochs=1)
 
     assert again.after.macs < again.before.macs
+    manifest = files.read(tmp_path / "again.tflite").manifest
+    assert manifest is not None
+    assert manifest.provenance.pruned == (
+        "--channels 0.6 --cost macs --epochs 6 --learning-rate 0.005",
+        "--channels 0.1 --cost macs --epochs 1 --learning-rate 0.005",
+    )
     assert made.check is not None
     assert made.check.file_top1.value > 0.8
 
@@ -302,6 +309,10 @@ def test_clustering_leaves_few_values_and_every_zero_of_magnitude_pruning(
     sparse = prune(small, trained[1], tmp_path / "sparse.h5", 0.5, epochs=1)
 
     clustered = cluster(sparse.path, trained[1], tmp_path / "clustered.h5", 8, epochs=1)
+
+    card = model_file.read_card(clustered.path)
+    assert card is not None
+    assert card.pruned[1:] == ("--sparsity 0.5 --epochs 1", "--clusters 8 --epochs 1")
 
     assert all(row.value_count <= 8 for row in clustered.layers)
     assert sparsity_of(model_file.load(clustered.path)[0]) == sparse.layers

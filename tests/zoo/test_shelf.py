@@ -27,6 +27,7 @@ from edgecnn.runtime.predictor import load
 from edgecnn.watch.config import parse
 from edgecnn.workstation import calibration, failures, publish, recipe
 from edgecnn.workstation.card import card
+from edgecnn.workstation.channels.shrink import shrink
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset, open_dataset
 from edgecnn.workstation.train import train
@@ -226,6 +227,26 @@ def test_what_another_recipe_never_saw_is_not_taken_for_what_this_one_never_saw(
     with pytest.raises(DataError, match=r"1\?\.png in .* is of another recipe than 'blobs'"):
         publish.add_left_out("blobs", tmp_path / "out", mine)
     assert (mine / "blobs" / "card.md").read_bytes() == before
+
+
+def test_the_card_of_a_pruned_network_says_how_and_what_never_saw_a_source_must_be_pruned_alike(
+    folder: Path, data: Dataset, without_ones: Path, tmp_path: Path
+) -> None:
+    out, mine = Path(shutil.copytree(folder, tmp_path / "out")), tmp_path / "shelf"
+    shrink(out / "model.h5", data, out / "pruned.h5", 0.2, epochs=1)
+    convert(out / "pruned.h5", out / "int8.tflite", "int8", data, out / "calibration.txt")
+    _bench(out, data)
+
+    path = publish.publish("blobs", out, data, out / "calibration.txt", mine)
+
+    text = (path / "card.md").read_text(encoding="utf-8")
+    options = "--channels 0.2 --cost macs --epochs 1 --learning-rate 0.005"
+    assert f"Then `edgecnn prune {options}` made it smaller" in text
+    assert "| layers, pruned, " in text
+    told = " ".join(_run("inspect", path / "blobs.tflite").stdout.split())
+    assert f"pruned by 'edgecnn prune {options}'" in told
+    with pytest.raises(DataError, match="of another recipe than 'blobs'"):
+        publish.add_left_out("blobs", without_ones, mine)
 
 
 def test_a_report_on_pictures_that_a_model_has_seen_is_no_source_that_it_never_saw(

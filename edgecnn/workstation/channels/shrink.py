@@ -137,7 +137,9 @@ def shrink(
     centre(model, heads, split_to_centre_on(validation, dataset, recipe, heads))
     val_top1 = evaluate(model, heads, validation).top1
     parent_val_top1 = evaluate(parent, heads, validation).top1
-    model_file.save(model, out, replace(card, val_top1=val_top1))
+    how = f"--channels {share:g} --cost {cost} --epochs {epochs} --learning-rate {rate:g}"
+    how += "" if distil else " --no-distil"
+    model_file.save(model, out, replace(card, val_top1=val_top1, pruned=(*card.pruned, how)))
     return Shrunk(
         out,
         tuple(_widths(parent, model)),

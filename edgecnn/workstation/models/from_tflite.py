@@ -96,7 +96,7 @@ def _pair(
             f"'{source}' has a layer that {model.name} has not: {describe(between[0])}.",
             fix="Choose the topology and width in [model] that the file has.",
         )
-    notes = (f"{len(unused)} more layers of the file are not used.",) if unused else ()
+    notes = (f"Layers of the file that are not used: {len(unused)}.",) if unused else ()
     return pairs, tuple(left), notes
 
 
