@@ -196,7 +196,7 @@ bench-sizes: $(foreach x,$(SIZES),$(SIZED)/$x.int8.tflite $(SIZED)/$x.float32.tf
 # other programs run.
 SCENES := --data $(EDGECNN_SHARED)/data/scenes.tar.xz
 out/prune-scenes/channels.h5: out/scenes/model.h5
-	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.64 --epochs 20 --learning-rate 5e-4 --out $@
+	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.64 --epochs 20 --learning-rate 5e-4 --out $@ --resume
 
 out/prune-scenes/sparse.h5: out/scenes/model.h5
 	$(BIN)/edgecnn prune $< $(SCENES) --sparsity 0.4 --epochs 2 --out $@
@@ -215,7 +215,7 @@ bench-prune: $(foreach x,channels sparse unpruned,out/prune-scenes/$x.tflite)
 DIGITS := --data $(EDGECNN_SHARED)/data/mnist.npz
 LENET := out/lenet-caffe
 $(LENET)/channels.h5: $(LENET)/model.h5
-	$(BIN)/edgecnn prune $< $(DIGITS) --channels 0.88 --cost parameters --epochs 16 --learning-rate 2e-3 --out $@
+	$(BIN)/edgecnn prune $< $(DIGITS) --channels 0.88 --cost parameters --epochs 16 --learning-rate 2e-3 --out $@ --resume
 
 $(LENET)/sparse.h5: $(LENET)/channels.h5
 	$(BIN)/edgecnn prune $< $(DIGITS) --sparsity 0.4 --epochs 8 --out $@
@@ -238,7 +238,7 @@ bench-ladder: out/scenes/model.h5 out/digits/model.h5
 
 # AlexNet and VGG-16 with a tenth of their parameters.
 out/%/tenth.h5: out/%/model.h5
-	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.9 --cost parameters --epochs 12 --out $@
+	$(BIN)/edgecnn prune $< $(SCENES) --channels 0.9 --cost parameters --epochs 12 --out $@ --resume
 
 out/%/tenth.tflite: out/%/tenth.h5
 	$(BIN)/edgecnn convert $< $(SCENES) --calibration calibration/$*.txt --out $@

@@ -104,6 +104,7 @@ def train(
     help="With --channels: learn from MODEL's answers too.",
 )  # fmt: skip
 @click.option("--learning-rate", type=float, help="With --channels: instead of the recipe's.")
+@click.option("--resume", is_flag=True, help="With --channels: go on with a pruning that was killed.")
 def prune(
     model: Path,
     data: tuple[Path, ...],
@@ -115,6 +116,7 @@ def prune(
     epochs: int | None,
     distil: bool,
     learning_rate: float | None,
+    resume: bool,
 ) -> None:
     """Take the least useful weights or channels out, and fine-tune the rest.
 
@@ -147,6 +149,7 @@ def prune(
                     distil,
                     learning_rate,
                     progress,
+                    resume,
                 )
             )
         elif sparsity is not None:

@@ -76,7 +76,7 @@ def start(out: Path, fresh: RunState, resume: bool) -> RunState:
     try:
         state = msgspec.json.decode(file.read_bytes(), type=RunState)
     except msgspec.MsgspecError as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     if state != replace(fresh, history=state.history, best=state.best, weights=state.weights):
         raise ModelError(
             f"The run in '{out}' was started with another recipe, other data, another --init or --teacher.",
@@ -105,7 +105,7 @@ def keep(
         tracker.write(str(checkpoint / weights))
     except tf.errors.OpError as error:
         raise ModelError(
-            f"Epoch {row.number} cannot be kept in '{checkpoint}': {_first_line(error)}.",
+            f"Epoch {row.number} cannot be kept in '{checkpoint}': {first_line(error)}.",
             fix="Free some space there, then go on from the epoch before with --resume.",
         ) from error
     tops = {e.number: e.val_top1 for e in (*state.history, row)}
@@ -132,26 +132,28 @@ def restore(tracker: Any, weights: Path) -> None:
     try:
         tracker.read(str(weights)).assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError) as error:
-        raise _damaged(weights, error) from error
+        raise damaged(weights, error) from error
 
 
 def remove(checkpoint: Path) -> None:
     """Clear a finished run away; a kill in between leaves nothing that looks like a run."""
-    gone = checkpoint.with_name("checkpoint.old")
+    gone = checkpoint.with_name(f"{checkpoint.name}.old")
     shutil.rmtree(gone, ignore_errors=True)
     if checkpoint.exists():
         checkpoint.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _damaged(file: Path, error: Exception) -> ModelError:
+def damaged(file: Path, error: Exception) -> ModelError:
+    """Make the error that says that a killed run cannot go on."""
     return ModelError(
-        f"The run cannot go on: '{file}' is damaged: {_first_line(error)}.",
-        fix=f"Remove '{file.parent}' and train from the start.",
+        f"The run cannot go on: '{file}' is damaged: {first_line(error)}.",
+        fix=f"Remove '{file.parent}' and start anew.",
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Shorten what another library says; TensorFlow adds pages."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 

@@ -7,7 +7,7 @@ import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.averages import Averages
-from edgecnn.workstation.backend import keras, tfmot
+from edgecnn.workstation.backend import keras, tf, tfmot
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.recipe import Recipe, folders_of, parse
@@ -36,6 +36,16 @@ LEARNING_RATE_SHARE = 0.2
 
 Retarget = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
 """From a batch of pictures and the targets of each head to other targets."""
+
+
+class Kept(Protocol):
+    """Keeps a fine-tuning on disk; a tracker has the network and its optimizer."""
+
+    def restore(self, tracker: Any) -> int:
+        """Bring both to where they stood when the run was killed; the number of the last epoch, or 0."""
+
+    def keep(self, tracker: Any, epoch: int) -> None:
+        """Keep both after an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +190,7 @@ def fine_tune(
     callbacks: Sequence[Any],
     progress: Progress,
     retarget: Retarget | None = None,
+    kept: Kept | None = None,
 ) -> None:
     """Train a converged model a little more, in place, with a learning rate that falls to 0.
 
@@ -194,6 +205,7 @@ def fine_tune(
         callbacks: Of Keras: told when it begins and at the end of each epoch.
         progress: Whom to tell.
         retarget: From a batch of varied pictures and its targets of each head to those that are learned.
+        kept: Where a killed run goes on, and who is to keep each epoch.
     """
     spec = recipe.train
     keras.utils.set_random_seed(spec.seed)
@@ -206,10 +218,14 @@ def fine_tune(
     step = make_step(model, loss, optimizer, Averages((), 0.0))
     told = keras.callbacks.CallbackList(list(callbacks), model=model)
     told.on_train_begin()
-    for number in range(1, epochs + 1):
+    tracker = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    done = kept.restore(tracker) if kept else 0
+    for number in range(done + 1, epochs + 1):
         reset_randomness(model, spec.seed, number)
         learn(step, training, recipe, number, functools.partial(progress.on_step, number, epochs))
         told.on_epoch_end(number - 1)
+        if kept:
+            kept.keep(tracker, number)
 
 
 def _towards(retarget: Retarget, loss: Step) -> Step:

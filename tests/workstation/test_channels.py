@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from edgecnn.workstation.backend import keras
 from edgecnn.workstation.channels.allocation import LEAST, MULTIPLE, Price, allocate
 from edgecnn.workstation.channels.graph import ChannelGraph, Keep, analyse
 from edgecnn.workstation.channels.importance import importance
-from edgecnn.workstation.channels.shrink import distilled, rounds_of, shrink
+from edgecnn.workstation.channels.rounds import rounds_of
+from edgecnn.workstation.channels.shrink import distilled, shrink
 from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
@@ -32,7 +34,7 @@ from edgecnn.workstation.models.zoo import build, listed, summary
 from edgecnn.workstation.prune import prune, sparsity_of
 from edgecnn.workstation.recipe import ModelSpec, load, parse
 from edgecnn.workstation.split import Split
-from edgecnn.workstation.train import train
+from edgecnn.workstation.train import Progress, train
 
 HEAD = Head("label", "softmax", ("a", "b", "c"))
 THREE_HEADS = (
@@ -277,6 +279,37 @@ def test_a_pruned_network_still_knows_its_pictures_with_less_than_half_of_the_wo
     assert card is not None
     assert card.val_top1 > 0.9
     assert summary(child)[-1].macs <= 0.4 * summary(parent)[-1].macs
+
+
+def test_a_pruning_that_was_killed_goes_on_to_the_same_weights(
+    trained: tuple[Path, Dataset], small: Path, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "small.h5", Counter[str]()
+
+    def killed_at(note: str, count: int) -> Callable[[str], None]:
+        def tell(said: str) -> None:
+            notes[said.split(":")[0]] += 1
+            if said.startswith(note) and notes[note] == count:
+                raise KeyboardInterrupt
+
+        return tell
+
+    # In the first epoch after the first cut, at the second cut, and in the third epoch after that.
+    for note, count in [("epoch 1", 1), ("Cut 2 of 2", 1), ("epoch 3", 1)]:
+        with pytest.raises(KeyboardInterrupt):
+            shrink(*trained, out, 0.6, 6, progress=Progress(on_note=killed_at(note, count)), resume=True)
+    assert not out.exists()
+    with pytest.raises(ModelError, match="not finished"):
+        shrink(*trained, out, 0.6, 6)
+    with pytest.raises(ModelError, match="another model or other data, or by other options"):
+        shrink(*trained, out, 0.5, 6, resume=True)
+
+    shrink(*trained, out, 0.6, 6, progress=Progress(on_note=killed_at("none", 1)), resume=True)
+
+    assert [notes[f"epoch {number}"] for number in range(1, 6)] == [3, 1, 2, 1, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["small.h5"]
+    pairs = zip(*(model_file.load(path)[0].get_weights() for path in (out, small)), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
 
 
 def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_training(

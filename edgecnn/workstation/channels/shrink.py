@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.channels.allocation import Cost, allocate
 from edgecnn.workstation.channels.graph import analyse
 from edgecnn.workstation.channels.importance import importance
+from edgecnn.workstation.channels.rounds import Rounds, State, rounds_of
 from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import listed, summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
 from edgecnn.workstation.quality import evaluate
-from edgecnn.workstation.split import Split, read_split, read_training, split_to_centre_on
+from edgecnn.workstation.split import read_split, read_training, split_to_centre_on
 from edgecnn.workstation.train import Progress, centre
 
 TEACHER_SHARE = 0.5
 """How much of the target is the parent's answer; the rest is the label."""
-
-MOST_ROUNDS = 4
-"""Cuts; each is judged on what the network became after the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +82,7 @@ def shrink(
     distil: bool = True,
     learning_rate: float | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
 ) -> Shrunk:
     """Cut whole channels out of a trained model, and let it learn again.
 
@@ -103,12 +100,15 @@ def shrink(
         learning_rate: At the start of each fine-tuning; that of the recipe if left out, since what
             was cut out must be learned again.
         progress: Whom to tell.
+        resume: Go on with a pruning that was killed; until its end it lies beside ``out``, in
+            ``NAME.checkpoint``.
 
     Returns:
         What is left of each layer, and both models' costs and accuracies.
 
     Raises:
-        ModelError: If ``share`` is out of range or cannot be reached, or the model is not of edgecnn.
+        ModelError: If ``share`` is out of range or cannot be reached, or the model is not of edgecnn,
+            or another pruning was killed there.
     """
     if not 0 < share < 1:
         raise ModelError(
@@ -119,44 +119,38 @@ def shrink(
     parent, card = model_file.load(source)
     recipe, heads = recipe_of(source, card)
     assert card is not None
-    training = read_training(dataset, recipe, heads, parent, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, parent)
-    retarget = distilled(parent) if distil else None
     rate = recipe.train.learning_rate if learning_rate is None else learning_rate
-    model = parent
-    rounds = rounds_of(epochs)
-    for number, round_epochs in enumerate(rounds, 1):
-        graph = analyse(model)
-        worth = importance(model, graph, heads, training, recipe)
-        target = _cost_of(parent, cost) * (1 - share) ** (number / len(rounds))
-        model = cut(model, graph, allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost))
-        progress.on_note(f"Cut {number} of {len(rounds)}: {_in_words(model)}")
-        best = KeepBest(heads, validation, progress)
-        fine_tune(model, heads, training, recipe, round_epochs, rate, [best], progress, retarget)
-        best.restore()
+    how = f"--channels {share:g} --cost {cost} --epochs {epochs} --learning-rate {rate:g}"
+    how += "" if distil else " --no-distil"
+    fresh = State(model_file.weights_sha256(parent), dataset.digest(), how)
+    rounds = Rounds(out.with_suffix(".checkpoint"), fresh, resume, heads, validation, progress)
+    training = read_training(dataset, recipe, heads, parent, progress.on_note)
+    retarget = distilled(parent) if distil else None
+    model, counts = parent, rounds_of(epochs)
+    for number, round_epochs in enumerate(counts, 1):
+        if number > rounds.state.cut:
+            graph = analyse(model)
+            worth = importance(model, graph, heads, training, recipe)
+            target = _cost_of(parent, cost) * (1 - share) ** (number / len(counts))
+            kept = allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost)
+            rounds.begin(number, cut(model, graph, kept), card)
+        if number == rounds.state.cut:
+            model = rounds.network()
+            progress.on_note(f"Cut {number} of {len(counts)}: {_in_words(model)}")
+            fine_tune(model, heads, training, recipe, round_epochs, rate, [], progress, retarget, rounds)
+            rounds.best(model)
     centre(model, heads, split_to_centre_on(validation, dataset, recipe, heads))
     val_top1 = evaluate(model, heads, validation).top1
     parent_val_top1 = evaluate(parent, heads, validation).top1
-    how = f"--channels {share:g} --cost {cost} --epochs {epochs} --learning-rate {rate:g}"
-    how += "" if distil else " --no-distil"
     model_file.save(model, out, replace(card, val_top1=val_top1, pruned=(*card.pruned, how)))
+    rounds.finish()
     return Shrunk(
         out,
         tuple(_widths(parent, model)),
         _size(parent, source, parent_val_top1),
         _size(model, out, val_top1),
     )
-
-
-def rounds_of(epochs: int) -> tuple[int, ...]:
-    """Divide epochs into rounds: one cut for every three epochs, one epoch after each but the last.
-
-    Example:
-        >>> rounds_of(2), rounds_of(8), rounds_of(30)
-        ((2,), (1, 7), (1, 1, 1, 27))
-    """
-    count = max(1, min(MOST_ROUNDS, epochs // 3))
-    return (*[1] * (count - 1), epochs - count + 1)
 
 
 def distilled(parent: Any) -> Retarget:
@@ -186,35 +180,6 @@ def distilled(parent: Any) -> Retarget:
 def _mixed(target: Any, answer: Any) -> Any:
     mean = (1 - TEACHER_SHARE) * target + TEACHER_SHARE * answer
     return tf.where(tf.math.is_nan(target), answer, tf.where(target < 0, target, mean))
-
-
-class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # Keras comes without types
-    """Measures the model on val after each epoch and remembers the best weights.
-
-    Args:
-        heads: Its answers.
-        validation: What it is measured on.
-        progress: Whom to tell.
-    """
-
-    def __init__(self, heads: Sequence[Head], validation: Split, progress: Progress) -> None:
-        super().__init__()
-        self.heads, self.validation, self.progress = heads, validation, progress
-        self.top1 = -1.0
-        self.weights: list[Any] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:  # noqa: ARG002
-        """Measure; ties go to the later epoch, which has seen the lower learning rate."""
-        found = evaluate(self.model, self.heads, self.validation)
-        self.progress.on_note(
-            f"epoch {epoch + 1}: val loss {found.loss:.4f}, val accuracy {100 * found.top1:.2f} %"
-        )
-        if found.top1 >= self.top1:
-            self.top1, self.weights = found.top1, self.model.get_weights()
-
-    def restore(self) -> None:
-        """Put the best weights back."""
-        self.model.set_weights(self.weights)
 
 
 def _cost_of(model: Any, cost: Cost) -> int:

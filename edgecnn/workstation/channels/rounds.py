@@ -1,0 +1,171 @@
+"""The rounds of a channel pruning, kept on disk so that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgecnn.bundle.whole import whole_file
+from edgecnn.core.prediction import Head
+from edgecnn.errors import ModelError
+from edgecnn.workstation import model_file
+from edgecnn.workstation.backend import tf
+from edgecnn.workstation.checkpoint import damaged, first_line, remove, restore
+from edgecnn.workstation.quality import evaluate
+from edgecnn.workstation.split import Split
+from edgecnn.workstation.train import Progress
+
+MOST_ROUNDS = 4
+"""Cuts; each is judged on what the network became after the one before."""
+
+
+def rounds_of(epochs: int) -> tuple[int, ...]:
+    """Divide epochs into rounds: one cut for every three epochs, one epoch after each but the last.
+
+    Example:
+        >>> rounds_of(2), rounds_of(8), rounds_of(30)
+        ((2,), (1, 7), (1, 1, 1, 27))
+    """
+    count = max(1, min(MOST_ROUNDS, epochs // 3))
+    return (*[1] * (count - 1), epochs - count + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a pruning is.
+
+    Attributes:
+        parent_sha256: Digest of the weights that it started from.
+        data_sha256: Of the pictures.
+        options: Of ``edgecnn prune``.
+        cut: Number of the last cut; 0 before the first.
+        epoch: The last one that is behind the network since.
+        best: And the one of these that was best on val.
+        top1: What that one had there.
+    """
+
+    parent_sha256: str
+    data_sha256: str
+    options: str
+    cut: int = 0
+    epoch: int = 0
+    best: int = 0
+    top1: float = -1.0
+
+
+class Rounds:
+    """Remembers the network after each cut and epoch, and which epoch was best on val since the last cut.
+
+    Args:
+        folder: Where; it is removed by ``finish``.
+        fresh: The state of a pruning that has not begun.
+        resume: Whether to go on with one that was killed.
+        heads: Answers of the network.
+        validation: What it is measured on.
+        progress: Whom to tell.
+
+    Raises:
+        ModelError: If a pruning was not finished there and is not to go on, or is another one, or its files
+            are damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fresh: State,
+        resume: bool,
+        heads: Sequence[Head],
+        validation: Split,
+        progress: Progress,
+    ) -> None:
+        self.folder, self.heads, self.validation, self.progress = folder, heads, validation, progress
+        self.state = _start(folder / "state.json", fresh, resume)
+
+    def begin(self, number: int, network: Any, card: model_file.Card) -> None:
+        """Keep the network that a cut has made, with its parent's card."""
+        with self._room_for(f"cut {number}"):
+            # What trains is what a killed run reads again, so that both are the same to the last bit.
+            model_file.save(network, self.folder / f"cut-{number}.h5", card)
+            self._write(replace(self.state, cut=number, epoch=0, best=0, top1=-1.0))
+
+    def network(self) -> Any:
+        """Read the network that the last cut has made."""
+        return model_file.load(self.folder / f"cut-{self.state.cut}.h5")[0]
+
+    def restore(self, tracker: Any) -> int:
+        """Bring network and optimizer to where they stood after the last epoch, and give its number."""
+        if self.state.epoch:
+            restore(tracker, self.folder / self._named("epoch", self.state.epoch))
+        return self.state.epoch
+
+    def keep(self, tracker: Any, epoch: int) -> None:
+        """Measure and keep an epoch; ties go to the later one, which has seen the lower learning rate."""
+        network = tracker.model
+        found = evaluate(network, self.heads, self.validation)
+        self.progress.on_note(
+            f"epoch {epoch}: val loss {found.loss:.4f}, val accuracy {100 * found.top1:.2f} %"
+        )
+        state = replace(self.state, epoch=epoch)
+        with self._room_for(f"Epoch {epoch}"):
+            if found.top1 >= state.top1:
+                state = replace(state, best=epoch, top1=found.top1)
+                network.save_weights(self.folder / f"{self._named('best', epoch)}.weights.h5")
+            tracker.write(str(self.folder / self._named("epoch", epoch)))
+            self._write(state)
+
+    def best(self, network: Any) -> None:
+        """Give the network the weights of the best epoch since the last cut."""
+        network.load_weights(self.folder / f"{self._named('best', self.state.best)}.weights.h5")
+
+    def finish(self) -> None:
+        """Clear all away."""
+        remove(self.folder)
+
+    def _named(self, what: str, epoch: int) -> str:
+        return f"cut-{self.state.cut}-{what}-{epoch:04d}"
+
+    def _write(self, state: State) -> None:
+        """Put the state on disk; it comes last and names the rest, so a kill leaves no mixture."""
+        with whole_file(self.folder / "state.json") as draft:
+            draft.write_bytes(msgspec.json.encode(state))
+        self.state = state
+        kept = (f"cut-{state.cut}.h5", self._named("epoch", state.epoch), self._named("best", state.best))
+        for file in self.folder.iterdir():
+            if not file.name.startswith((*kept, "state.json")):
+                file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _room_for(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (tf.errors.OpError, OSError) as error:
+            raise ModelError(
+                f"{what} cannot be kept in '{self.folder}': {first_line(error)}.",
+                fix="Free some space there, then go on with --resume.",
+            ) from error
+
+
+def _start(file: Path, fresh: State, resume: bool) -> State:
+    if not file.exists():
+        return fresh
+    if not resume:
+        raise ModelError(
+            f"'{file.parent}' holds a pruning that was not finished.",
+            fix="Go on with it by --resume, or choose another --out, or remove that folder.",
+        )
+    try:
+        state = msgspec.json.decode(file.read_bytes(), type=State)
+    except msgspec.MsgspecError as error:
+        raise damaged(file, error) from error
+    if replace(state, cut=0, epoch=0, best=0, top1=-1.0) != fresh:
+        raise ModelError(
+            f"The pruning in '{file.parent}' is of another model or other data, or by other options: "
+            f"{state.options}.",
+            fix="Give the same ones, or choose another --out.",
+        )
+    return state
