@@ -131,6 +131,8 @@ def prune(
     """
     if [sparsity, channels, clusters].count(None) != 2:
         raise click.UsageError("Give exactly one of --sparsity, --channels and --clusters.")
+    if resume and channels is None:
+        raise click.UsageError("--resume goes with --channels: the others start anew.")
     from edgecnn.workstation import prune as room
     from edgecnn.workstation.channels.shrink import shrink
     from edgecnn.workstation.cluster import cluster

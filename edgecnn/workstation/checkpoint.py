@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +18,9 @@ from edgecnn.bundle.whole import whole_file
 from edgecnn.errors import ModelError
 from edgecnn.workstation.averages import Averages
 from edgecnn.workstation.backend import tf
+
+LONGEST = 200
+"""Characters that are told of an error of another library; what went wrong stands at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,33 +60,53 @@ class RunState:
     history: tuple[Epoch, ...] = ()
     best: int = 0
     weights: str = ""
+    made_of: ClassVar[str] = "another recipe, other data, another --init or --teacher"
 
     @property
     def next_epoch(self) -> int:
         """Number of the epoch that comes next."""
         return self.history[-1].number + 1 if self.history else 0
 
+    def anew(self) -> RunState:
+        """Give the state of the same run before it began."""
+        return replace(self, history=(), best=0, weights="")
 
-def start(out: Path, fresh: RunState, resume: bool) -> RunState:
-    """Find the run to go on with, or make room for a new one."""
-    file = out / "checkpoint" / "state.json"
-    if not resume:
-        if file.exists():
-            raise ModelError(
-                f"'{out}' holds a run that was not finished.",
-                fix="Go on with it by --resume, or choose another --out, or remove that folder.",
-            )
-        return fresh
+
+S = TypeVar("S", bound="State")
+
+
+class State(Protocol):
+    """How far a run is, and of what."""
+
+    made_of: ClassVar[str]
+    """What must be the same for a run to go on."""
+
+    def anew(self: S) -> S:
+        """Give the state of the same run before it began."""
+
+
+def start(checkpoint: Path, fresh: S, resume: bool) -> S:
+    """Find the run to go on with, or make room for a new one.
+
+    Raises:
+        ModelError: If a run is not finished there and is not to go on, or is another one, or is damaged.
+    """
+    file = checkpoint / "state.json"
     if not file.exists():
         return fresh
+    if not resume:
+        raise ModelError(
+            f"'{checkpoint}' holds a run that was not finished.",
+            fix="Go on with it by --resume, or choose another --out, or remove that folder.",
+        )
     try:
-        state = msgspec.json.decode(file.read_bytes(), type=RunState)
+        state = msgspec.json.decode(file.read_bytes(), type=type(fresh))
     except msgspec.MsgspecError as error:
         raise damaged(file, error) from error
-    if state != replace(fresh, history=state.history, best=state.best, weights=state.weights):
+    if state.anew() != fresh:
         raise ModelError(
-            f"The run in '{out}' was started with another recipe, other data, another --init or --teacher.",
-            fix="Give the same ones, or choose another --out.",
+            f"The run in '{checkpoint}' was started with {fresh.made_of}.",
+            fix="Give the same ones, or choose another --out, or remove that folder.",
         )
     return state
 
@@ -117,9 +143,7 @@ def keep(
     new = replace(state, history=(*state.history, row), best=best, weights=weights)
     with whole_file(checkpoint / "state.json") as draft:
         draft.write_bytes(msgspec.json.encode(new))
-    for old in _obsolete(checkpoint, new):
-        with contextlib.suppress(OSError):
-            old.unlink()
+    sweep(checkpoint, f"{weights}.", f"best-{best:04d}.")
     return new
 
 
@@ -130,9 +154,25 @@ def restore(tracker: Any, weights: Path) -> None:
         ModelError: If the checkpoint is incomplete.
     """
     try:
-        tracker.read(str(weights)).assert_existing_objects_matched()
+        with tempfile.TemporaryDirectory() as plain:
+            # TensorFlow takes brackets in a path for a pattern.
+            link = Path(plain, "checkpoint")
+            link.symlink_to(weights.parent.resolve())
+            tracker.read(str(link / weights.name)).assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError) as error:
         raise damaged(weights, error) from error
+
+
+def sweep(checkpoint: Path, *prefixes: str) -> None:
+    """Remove all but the state and the files of some prefixes; a write that was killed leaves a folder."""
+    for path in checkpoint.iterdir():
+        if path.name.startswith((*prefixes, "state.json")):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def remove(checkpoint: Path) -> None:
@@ -153,12 +193,9 @@ def damaged(file: Path, error: Exception) -> ModelError:
 
 
 def first_line(error: Exception) -> str:
-    """Shorten what another library says; TensorFlow adds pages."""
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _obsolete(checkpoint: Path, state: RunState) -> Iterator[Path]:
-    for file in checkpoint.iterdir():
-        kept = (f"{state.weights}.", f"best-{state.best:04d}.", "state.json")
-        if not file.name.startswith(kept):
-            yield file
+    """Shorten what another library says: TensorFlow puts names and a path before it, HDF5 adds lines."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    line = re.sub(r"^\{\{.*?\}\} ", "", line)
+    return line if len(line) <= LONGEST else f"... {line[-LONGEST:]}"

@@ -12,7 +12,7 @@ from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras, tfmot
 from edgecnn.workstation.data.catalog import Dataset
-from edgecnn.workstation.prune import fine_tune, gzip_size, is_prunable, recipe_of
+from edgecnn.workstation.prune import fine_tune, gzip_size, is_prunable, open_parent
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.split import read_split, read_training
 from edgecnn.workstation.train import Progress
@@ -83,9 +83,7 @@ def cluster(
         raise ModelError(f"--clusters must be at least 2; found {count}.", fix="Try --clusters 32.")
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
-    model, card = model_file.load(source)
-    recipe, heads = recipe_of(source, card)
-    assert card is not None
+    model, card, recipe, heads = open_parent(source, dataset, progress)
     training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
     parent_val_top1 = evaluate(model, heads, validation).top1

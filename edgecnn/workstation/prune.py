@@ -38,7 +38,7 @@ Retarget = Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]
 """From a batch of pictures and the targets of each head to other targets."""
 
 
-class Kept(Protocol):
+class Checkpoints(Protocol):
     """Keeps a fine-tuning on disk; a tracker has the network and its optimizer."""
 
     def restore(self, tracker: Any) -> int:
@@ -118,9 +118,7 @@ def prune(
         )
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
-    model, card = model_file.load(source)
-    recipe, heads = recipe_of(source, card)
-    assert card is not None
+    model, card, recipe, heads = open_parent(source, dataset, progress)
     training = read_training(dataset, recipe, heads, model, progress.on_note)
     validation = read_split(dataset, "val", recipe, heads, model)
     parent_val_top1 = evaluate(model, heads, validation).top1
@@ -151,20 +149,23 @@ def prune(
     )
 
 
-def recipe_of(path: Path, card: model_file.Card | None) -> tuple[Recipe, tuple[Head, ...]]:
-    """Read the recipe and the heads out of a card.
+def open_parent(
+    path: Path, dataset: Dataset, progress: Progress
+) -> tuple[Any, model_file.Card, Recipe, tuple[Head, ...]]:
+    """Open the model that something is taken out of, with its card, its recipe and its answers.
 
     Raises:
-        ModelError: If there is no card: the model was not made by edgecnn, so its labels are not known.
+        ModelError: If it was not made by edgecnn, so that its labels are not known, or cannot be read.
     """
+    model, card = model_file.load(path)
     if card is None:
         raise ModelError(
             f"'{path}' was not made by 'edgecnn train': it does not say what its labels and input are.",
-            fix="Train it with 'edgecnn train RECIPE --init "
-            + str(path)
-            + "', which starts from its weights.",
+            fix=f"Train it with 'edgecnn train RECIPE --init {path}', which starts from its weights.",
         )
-    return parse(card.recipe), card.heads
+    if card.data_sha256 != dataset.digest():
+        progress.on_note("Note: these are not the pictures that the model was trained on.")
+    return model, card, parse(card.recipe), card.heads
 
 
 def open_data_of(model: Path, data: Path | Sequence[Path]) -> Dataset:
@@ -190,7 +191,7 @@ def fine_tune(
     callbacks: Sequence[Any],
     progress: Progress,
     retarget: Retarget | None = None,
-    kept: Kept | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train a converged model a little more, in place, with a learning rate that falls to 0.
 
@@ -205,7 +206,7 @@ def fine_tune(
         callbacks: Of Keras: told when it begins and at the end of each epoch.
         progress: Whom to tell.
         retarget: From a batch of varied pictures and its targets of each head to those that are learned.
-        kept: Where a killed run goes on, and who is to keep each epoch.
+        checkpoints: Who keeps each epoch, and says where a killed run goes on.
     """
     spec = recipe.train
     keras.utils.set_random_seed(spec.seed)
@@ -219,13 +220,13 @@ def fine_tune(
     told = keras.callbacks.CallbackList(list(callbacks), model=model)
     told.on_train_begin()
     tracker = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    done = kept.restore(tracker) if kept else 0
+    done = checkpoints.restore(tracker) if checkpoints else 0
     for number in range(done + 1, epochs + 1):
         reset_randomness(model, spec.seed, number)
         learn(step, training, recipe, number, functools.partial(progress.on_step, number, epochs))
         told.on_epoch_end(number - 1)
-        if kept:
-            kept.keep(tracker, number)
+        if checkpoints:
+            checkpoints.keep(tracker, number)
 
 
 def _towards(retarget: Retarget, loss: Step) -> Step:

@@ -107,7 +107,7 @@ def train(
     fresh = RunState(text, dataset.digest(), digest_of_start(init) if init else {}, teachers_sha256)
     if done := finished(out, fresh, averaged_sha256, resume):
         return done
-    state = start(out, fresh, resume)
+    state = start(checkpoint, fresh, resume)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
     model = build(recipe.model, recipe.input, heads)

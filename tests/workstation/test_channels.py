@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from blobs import RECIPE
 from click.testing import CliRunner
+from disks import small_disk
 
 from edgecnn.bundle import file as files
 from edgecnn.cli.workstation import prune as prune_command
@@ -18,11 +20,12 @@ from edgecnn.core.frame import InputSpec
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
-from edgecnn.workstation.backend import keras
+from edgecnn.workstation.backend import keras, tf
+from edgecnn.workstation.channels import rounds as channel_rounds
 from edgecnn.workstation.channels.allocation import LEAST, MULTIPLE, Price, allocate
 from edgecnn.workstation.channels.graph import ChannelGraph, Keep, analyse
 from edgecnn.workstation.channels.importance import importance
-from edgecnn.workstation.channels.rounds import rounds_of
+from edgecnn.workstation.channels.rounds import CutState, Rounds, rounds_of
 from edgecnn.workstation.channels.shrink import distilled, shrink
 from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.cluster import cluster
@@ -32,6 +35,7 @@ from edgecnn.workstation.data.targets import SOMEWHERE, Targets
 from edgecnn.workstation.losses import loss_for
 from edgecnn.workstation.models.zoo import build, listed, summary
 from edgecnn.workstation.prune import prune, sparsity_of
+from edgecnn.workstation.quality import Quality
 from edgecnn.workstation.recipe import ModelSpec, load, parse
 from edgecnn.workstation.split import Split
 from edgecnn.workstation.train import Progress, train
@@ -284,7 +288,8 @@ def test_a_pruned_network_still_knows_its_pictures_with_less_than_half_of_the_wo
 def test_a_pruning_that_was_killed_goes_on_to_the_same_weights(
     trained: tuple[Path, Dataset], small: Path, tmp_path: Path
 ) -> None:
-    out, notes = tmp_path / "small.h5", Counter[str]()
+    # Brackets are a pattern to TensorFlow.
+    out, notes = tmp_path / "small[1].h5", Counter[str]()
 
     def killed_at(note: str, count: int) -> Callable[[str], None]:
         def tell(said: str) -> None:
@@ -301,15 +306,106 @@ def test_a_pruning_that_was_killed_goes_on_to_the_same_weights(
     assert not out.exists()
     with pytest.raises(ModelError, match="not finished"):
         shrink(*trained, out, 0.6, 6)
-    with pytest.raises(ModelError, match="another model or other data, or by other options"):
+    with pytest.raises(ModelError, match="started with another model, other data or other options"):
         shrink(*trained, out, 0.5, 6, resume=True)
 
-    shrink(*trained, out, 0.6, 6, progress=Progress(on_note=killed_at("none", 1)), resume=True)
+    # As a kill leaves it while TensorFlow writes.
+    stale = tmp_path / "small[1].checkpoint" / "cut-2-epoch-0003_temp"
+    stale.mkdir()
+    (stale / "part-00000-of-00001").write_bytes(b"half")
+
+    for _ in range(2):
+        shrink(*trained, out, 0.6, 6, progress=Progress(on_note=killed_at("none", 1)), resume=True)
 
     assert [notes[f"epoch {number}"] for number in range(1, 6)] == [3, 1, 2, 1, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["small.h5"]
+    assert [path.name for path in tmp_path.iterdir()] == ["small[1].h5"]
     pairs = zip(*(model_file.load(path)[0].get_weights() for path in (out, small)), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+UNUSED = Split(np.zeros((0, 3), np.uint8), ())
+"""What is measured on nothing needs no pictures."""
+
+
+class _Tiny:
+    """A network of one layer whose weights are the number of the epoch, pruned without any training."""
+
+    def __init__(self, folder: Path, resume: bool = False) -> None:
+        state = CutState("parent", "data", "--channels 0.5")
+        self.rounds = Rounds(folder, state, resume, [HEAD], UNUSED, Progress())
+        if not resume:
+            entry = keras.Input((3,))
+            made = keras.Model(entry, keras.layers.Dense(2)(entry))
+            self.rounds.begin(1, made, model_file.Card(RECIPE, (HEAD,)))
+        self.network = self.rounds.network()
+        optimizer = keras.optimizers.Adam()
+        optimizer.build(self.network.trainable_variables)
+        self.tracker = tf.train.Checkpoint(model=self.network, optimizer=optimizer)
+
+    def train(self, epoch: int) -> None:
+        self.network.set_weights([np.full_like(x, epoch) for x in self.network.get_weights()])
+        self.rounds.keep(self.tracker, epoch)
+
+    def go_on(self) -> int:
+        """Bring back the last epoch, then the best."""
+        last = self.rounds.restore(self.tracker)
+        self.rounds.restore_best(self.network)
+        return last
+
+    @property
+    def epoch(self) -> float:
+        return float(self.network.get_weights()[0][0, 0])
+
+
+def test_a_killed_pruning_goes_on_with_its_last_epoch_and_ends_with_the_best_on_val(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.5, 0.9, 0.7, 0.8])
+    monkeypatch.setattr(channel_rounds, "evaluate", lambda *_: Quality(1.0, next(found), {}))
+    killed = _Tiny(tmp_path / "run")
+    for epoch in (1, 2, 3):
+        killed.train(epoch)
+
+    resumed = _Tiny(tmp_path / "run", resume=True)
+
+    assert resumed.rounds.restore(resumed.tracker) == 3
+    assert resumed.epoch == 3
+    resumed.train(4)
+    resumed.rounds.restore_best(resumed.network)
+    assert resumed.epoch == 2
+
+
+@pytest.mark.parametrize("name", ["cut-1.h5", "cut-1-best-0001.weights.h5", "cut-1-epoch-0001.index"])
+def test_a_damaged_checkpoint_of_a_pruning_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_rounds, "evaluate", lambda *_: Quality(1.0, 0.5, {}))
+    _Tiny(tmp_path / "run").train(1)
+    (tmp_path / "run" / name).write_bytes(b"torn")
+
+    with pytest.raises(ModelError, match=r"cannot go on: '.*cut-1.*' is damaged") as refusal:
+        _Tiny(tmp_path / "run", resume=True).go_on()
+    assert "Remove" in refusal.value.fix
+
+
+def test_a_disk_that_takes_no_checkpoint_of_a_pruning_is_named_with_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_rounds, "evaluate", lambda *_: Quality(1.0, 0.5, {}))
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        tiny = _Tiny(disk / "run")
+        (disk / "full").write_bytes(bytes(shutil.disk_usage(disk).free))
+        with pytest.raises(ModelError, match=r"Epoch 1 cannot be kept.*No space left") as refusal:
+            tiny.train(1)
+    assert "--resume" in refusal.value.fix
+
+
+def test_only_a_pruning_of_channels_is_resumed() -> None:
+    result = CliRunner().invoke(
+        prune_command, ["m.h5", "--data", "d", "--out", "o.h5", "--sparsity", "0.5", "--resume"]
+    )
+
+    assert (result.exit_code, "--resume goes with --channels" in result.output) == (2, True)
 
 
 def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_training(

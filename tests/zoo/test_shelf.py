@@ -230,7 +230,7 @@ def test_what_another_recipe_never_saw_is_not_taken_for_what_this_one_never_saw(
 
 
 def test_the_card_of_a_pruned_network_says_how_and_what_never_saw_a_source_must_be_pruned_alike(
-    folder: Path, data: Dataset, without_ones: Path, tmp_path: Path
+    folder: Path, data: Dataset, pictures: Path, without_ones: Path, tmp_path: Path
 ) -> None:
     out, mine = Path(shutil.copytree(folder, tmp_path / "out")), tmp_path / "shelf"
     shrink(out / "model.h5", data, out / "pruned.h5", 0.2, epochs=1)
@@ -241,12 +241,21 @@ def test_the_card_of_a_pruned_network_says_how_and_what_never_saw_a_source_must_
 
     text = (path / "card.md").read_text(encoding="utf-8")
     options = "--channels 0.2 --cost macs --epochs 1 --learning-rate 0.005"
-    assert f"Then `edgecnn prune {options}` made it smaller" in text
+    assert f"Then `edgecnn prune {options}` pruned it" in text
+    assert ", prunes, converts and benches it" in text
     assert "| layers, pruned, " in text
     told = " ".join(_run("inspect", path / "blobs.tflite").stdout.split())
     assert f"pruned by 'edgecnn prune {options}'" in told
     with pytest.raises(DataError, match="of another recipe than 'blobs'"):
         publish.add_left_out("blobs", without_ones, mine)
+    alike, kept = tmp_path / "alike", open_dataset(pictures, leave_out=["1?.png"])
+    shrink(without_ones / "model.h5", kept, alike / "pruned.h5", 0.2, epochs=1)
+    convert(alike / "pruned.h5", alike / "int8.tflite", "int8", kept, without_ones / "calibration.txt")
+    convert(alike / "pruned.h5", alike / "float32.tflite", "float32", kept)
+    _bench(alike, kept, LEFT_OUT)
+    publish.add_left_out("blobs", alike, mine)
+    text = (path / "card.md").read_text(encoding="utf-8")
+    assert "The same recipe trained and pruned without the files named here" in text
 
 
 def test_a_report_on_pictures_that_a_model_has_seen_is_no_source_that_it_never_saw(

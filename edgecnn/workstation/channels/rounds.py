@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -15,7 +15,7 @@ from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import tf
-from edgecnn.workstation.checkpoint import damaged, first_line, remove, restore
+from edgecnn.workstation.checkpoint import damaged, first_line, remove, restore, start, sweep
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.split import Split
 from edgecnn.workstation.train import Progress
@@ -36,7 +36,7 @@ def rounds_of(epochs: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class CutState:
     """How far a pruning is.
 
     Attributes:
@@ -44,22 +44,27 @@ class State:
         data_sha256: Of the pictures.
         options: Of ``edgecnn prune``.
         cut: Number of the last cut; 0 before the first.
-        epoch: The last one that is behind the network since.
-        best: And the one of these that was best on val.
-        top1: What that one had there.
+        epochs: Of fine-tuning since that cut.
+        best: The one of these that was best on val.
+        top1: What it had there.
     """
 
     parent_sha256: str
     data_sha256: str
     options: str
     cut: int = 0
-    epoch: int = 0
+    epochs: int = 0
     best: int = 0
     top1: float = -1.0
+    made_of: ClassVar[str] = "another model, other data or other options"
+
+    def anew(self) -> CutState:
+        """Give the state of the same pruning before it began."""
+        return replace(self, cut=0, epochs=0, best=0, top1=-1.0)
 
 
 class Rounds:
-    """Remembers the network after each cut and epoch, and which epoch was best on val since the last cut.
+    """Keeps the network on disk after each cut and epoch, and which epoch was best on val since the last cut.
 
     Args:
         folder: Where; it is removed by ``finish``.
@@ -70,38 +75,42 @@ class Rounds:
         progress: Whom to tell.
 
     Raises:
-        ModelError: If a pruning was not finished there and is not to go on, or is another one, or its files
-            are damaged.
+        ModelError: If a pruning was not finished there and is not to go on, or is another one. Every method
+            raises it if its files are damaged, or the disk takes no more.
     """
 
     def __init__(
         self,
         folder: Path,
-        fresh: State,
+        fresh: CutState,
         resume: bool,
         heads: Sequence[Head],
         validation: Split,
         progress: Progress,
     ) -> None:
         self.folder, self.heads, self.validation, self.progress = folder, heads, validation, progress
-        self.state = _start(folder / "state.json", fresh, resume)
+        self.state = start(folder, fresh, resume)
 
     def begin(self, number: int, network: Any, card: model_file.Card) -> None:
         """Keep the network that a cut has made, with its parent's card."""
-        with self._room_for(f"cut {number}"):
+        with self._room_for(f"Cut {number}"):
             # What trains is what a killed run reads again, so that both are the same to the last bit.
             model_file.save(network, self.folder / f"cut-{number}.h5", card)
-            self._write(replace(self.state, cut=number, epoch=0, best=0, top1=-1.0))
+            self._write(replace(self.state.anew(), cut=number))
 
     def network(self) -> Any:
         """Read the network that the last cut has made."""
-        return model_file.load(self.folder / f"cut-{self.state.cut}.h5")[0]
+        file = self.folder / f"cut-{self.state.cut}.h5"
+        try:
+            return model_file.load(file)[0]
+        except ModelError as error:
+            raise damaged(file, error) from error
 
     def restore(self, tracker: Any) -> int:
         """Bring network and optimizer to where they stood after the last epoch, and give its number."""
-        if self.state.epoch:
-            restore(tracker, self.folder / self._named("epoch", self.state.epoch))
-        return self.state.epoch
+        if self.state.epochs:
+            restore(tracker, self.folder / self._named("epoch", self.state.epochs))
+        return self.state.epochs
 
     def keep(self, tracker: Any, epoch: int) -> None:
         """Measure and keep an epoch; ties go to the later one, which has seen the lower learning rate."""
@@ -110,17 +119,21 @@ class Rounds:
         self.progress.on_note(
             f"epoch {epoch}: val loss {found.loss:.4f}, val accuracy {100 * found.top1:.2f} %"
         )
-        state = replace(self.state, epoch=epoch)
+        state = replace(self.state, epochs=epoch)
         with self._room_for(f"Epoch {epoch}"):
             if found.top1 >= state.top1:
                 state = replace(state, best=epoch, top1=found.top1)
-                network.save_weights(self.folder / f"{self._named('best', epoch)}.weights.h5")
+                network.save_weights(self._weights(epoch))
             tracker.write(str(self.folder / self._named("epoch", epoch)))
             self._write(state)
 
-    def best(self, network: Any) -> None:
+    def restore_best(self, network: Any) -> None:
         """Give the network the weights of the best epoch since the last cut."""
-        network.load_weights(self.folder / f"{self._named('best', self.state.best)}.weights.h5")
+        file = self._weights(self.state.best)
+        try:
+            network.load_weights(file)
+        except (OSError, KeyError, ValueError) as error:
+            raise damaged(file, error) from error
 
     def finish(self) -> None:
         """Clear all away."""
@@ -129,15 +142,16 @@ class Rounds:
     def _named(self, what: str, epoch: int) -> str:
         return f"cut-{self.state.cut}-{what}-{epoch:04d}"
 
-    def _write(self, state: State) -> None:
+    def _weights(self, epoch: int) -> Path:
+        return self.folder / f"{self._named('best', epoch)}.weights.h5"
+
+    def _write(self, state: CutState) -> None:
         """Put the state on disk; it comes last and names the rest, so a kill leaves no mixture."""
         with whole_file(self.folder / "state.json") as draft:
             draft.write_bytes(msgspec.json.encode(state))
         self.state = state
-        kept = (f"cut-{state.cut}.h5", self._named("epoch", state.epoch), self._named("best", state.best))
-        for file in self.folder.iterdir():
-            if not file.name.startswith((*kept, "state.json")):
-                file.unlink(missing_ok=True)
+        kept = (self._named("epoch", state.epochs), self._named("best", state.best))
+        sweep(self.folder, f"cut-{state.cut}.h5", *(f"{name}." for name in kept))
 
     @contextlib.contextmanager
     def _room_for(self, what: str) -> Iterator[None]:
@@ -148,24 +162,3 @@ class Rounds:
                 f"{what} cannot be kept in '{self.folder}': {first_line(error)}.",
                 fix="Free some space there, then go on with --resume.",
             ) from error
-
-
-def _start(file: Path, fresh: State, resume: bool) -> State:
-    if not file.exists():
-        return fresh
-    if not resume:
-        raise ModelError(
-            f"'{file.parent}' holds a pruning that was not finished.",
-            fix="Go on with it by --resume, or choose another --out, or remove that folder.",
-        )
-    try:
-        state = msgspec.json.decode(file.read_bytes(), type=State)
-    except msgspec.MsgspecError as error:
-        raise damaged(file, error) from error
-    if replace(state, cut=0, epoch=0, best=0, top1=-1.0) != fresh:
-        raise ModelError(
-            f"The pruning in '{file.parent}' is of another model or other data, or by other options: "
-            f"{state.options}.",
-            fix="Give the same ones, or choose another --out.",
-        )
-    return state

@@ -14,11 +14,11 @@ from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.channels.allocation import Cost, allocate
 from edgecnn.workstation.channels.graph import analyse
 from edgecnn.workstation.channels.importance import importance
-from edgecnn.workstation.channels.rounds import Rounds, State, rounds_of
+from edgecnn.workstation.channels.rounds import CutState, Rounds, rounds_of
 from edgecnn.workstation.channels.surgery import cut
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import listed, summary
-from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, recipe_of
+from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, open_parent
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.split import read_split, read_training, split_to_centre_on
 from edgecnn.workstation.train import Progress, centre
@@ -108,7 +108,7 @@ def shrink(
 
     Raises:
         ModelError: If ``share`` is out of range or cannot be reached, or the model is not of edgecnn,
-            or another pruning was killed there.
+            or another pruning was killed there, or there is no room for its checkpoints.
     """
     if not 0 < share < 1:
         raise ModelError(
@@ -116,41 +116,41 @@ def shrink(
         )
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
-    parent, card = model_file.load(source)
-    recipe, heads = recipe_of(source, card)
-    assert card is not None
+    parent, card, recipe, heads = open_parent(source, dataset, progress)
     validation = read_split(dataset, "val", recipe, heads, parent)
     rate = recipe.train.learning_rate if learning_rate is None else learning_rate
     how = f"--channels {share:g} --cost {cost} --epochs {epochs} --learning-rate {rate:g}"
     how += "" if distil else " --no-distil"
-    fresh = State(model_file.weights_sha256(parent), dataset.digest(), how)
+    fresh = CutState(model_file.weights_sha256(parent), dataset.digest(), how)
+    pruned = replace(card, pruned=(*card.pruned, how))
+    if resume and (found := _finished(out, pruned)):
+        return _shrunk(source, parent, card.val_top1, out, *found)
+    whole = analyse(parent)
+    # What can go at all does not depend on what it is worth: say before the first cut that it is too little.
+    allocate(whole, np.zeros(whole.unit_count), 1 - share, cost)
     rounds = Rounds(out.with_suffix(".checkpoint"), fresh, resume, heads, validation, progress)
     training = read_training(dataset, recipe, heads, parent, progress.on_note)
     retarget = distilled(parent) if distil else None
     model, counts = parent, rounds_of(epochs)
     for number, round_epochs in enumerate(counts, 1):
+        if number < rounds.state.cut:
+            continue
         if number > rounds.state.cut:
             graph = analyse(model)
             worth = importance(model, graph, heads, training, recipe)
             target = _cost_of(parent, cost) * (1 - share) ** (number / len(counts))
-            kept = allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost)
-            rounds.begin(number, cut(model, graph, kept), card)
-        if number == rounds.state.cut:
-            model = rounds.network()
-            progress.on_note(f"Cut {number} of {len(counts)}: {_in_words(model)}")
-            fine_tune(model, heads, training, recipe, round_epochs, rate, [], progress, retarget, rounds)
-            rounds.best(model)
+            stays = allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost)
+            rounds.begin(number, cut(model, graph, stays), card)
+        model = rounds.network()
+        progress.on_note(f"Cut {number} of {len(counts)}: {_in_words(model)}")
+        fine_tune(model, heads, training, recipe, round_epochs, rate, [], progress, retarget, rounds)
+        rounds.restore_best(model)
     centre(model, heads, split_to_centre_on(validation, dataset, recipe, heads))
     val_top1 = evaluate(model, heads, validation).top1
     parent_val_top1 = evaluate(parent, heads, validation).top1
-    model_file.save(model, out, replace(card, val_top1=val_top1, pruned=(*card.pruned, how)))
+    model_file.save(model, out, replace(pruned, val_top1=val_top1))
     rounds.finish()
-    return Shrunk(
-        out,
-        tuple(_widths(parent, model)),
-        _size(parent, source, parent_val_top1),
-        _size(model, out, val_top1),
-    )
+    return _shrunk(source, parent, parent_val_top1, out, model, val_top1)
 
 
 def distilled(parent: Any) -> Retarget:
@@ -180,6 +180,25 @@ def distilled(parent: Any) -> Retarget:
 def _mixed(target: Any, answer: Any) -> Any:
     mean = (1 - TEACHER_SHARE) * target + TEACHER_SHARE * answer
     return tf.where(tf.math.is_nan(target), answer, tf.where(target < 0, target, mean))
+
+
+def _finished(out: Path, pruned: model_file.Card) -> tuple[Any, float] | None:
+    """Find the network that this very pruning left, and its accuracy on val: it was resumed after its end."""
+    card = model_file.read_card(out) if out.exists() else None
+    if card is None or replace(card, val_top1=pruned.val_top1) != pruned:
+        return None
+    return model_file.load(out)[0], card.val_top1
+
+
+def _shrunk(
+    source: Path, parent: Any, parent_val_top1: float, out: Path, child: Any, val_top1: float
+) -> Shrunk:
+    return Shrunk(
+        out,
+        tuple(_widths(parent, child)),
+        _size(parent, source, parent_val_top1),
+        _size(child, out, val_top1),
+    )
 
 
 def _cost_of(model: Any, cost: Cost) -> int:
