@@ -79,10 +79,7 @@ def card(name: str, bundle: Bundle, figures: Figures, shown: Failures | None = N
         is_busy=speed is not None and speed.p90_ms > UNREST * speed.p50_ms,
         shown=shown,
         recipe=recipe,
-        keeps_last=recipe is not None
-        and recipe.train.keep == "last"
-        # Each pruning of channels keeps the best epoch.
-        and not any(options.startswith("--channels") for options in manifest.provenance.pruned),
+        keeps_last=recipe is not None and recipe.train.keep == "last",
         splits=in_order(figures.training.pictures),
         lookalikes=threshold_count(recipe) if recipe else 0,
         recipe_name=_recipe_name(recipe),

@@ -330,9 +330,9 @@ UNUSED = Split(np.zeros((0, 3), np.uint8), ())
 class _Tiny:
     """A network of one layer whose weights are the number of the epoch, pruned without any training."""
 
-    def __init__(self, folder: Path, resume: bool = False) -> None:
+    def __init__(self, folder: Path, resume: bool = False, recipe: str = RECIPE) -> None:
         state = CutState("parent", "data", "--channels 0.5")
-        self.rounds = Rounds(folder, state, resume, [HEAD], UNUSED, Progress())
+        self.rounds = Rounds(folder, state, resume, parse(recipe), [HEAD], UNUSED, Progress())
         if not resume:
             entry = keras.Input((3,))
             made = keras.Model(entry, keras.layers.Dense(2)(entry))
@@ -373,6 +373,20 @@ def test_a_killed_pruning_goes_on_with_its_last_epoch_and_ends_with_the_best_on_
     resumed.train(4)
     resumed.rounds.restore_best(resumed.network)
     assert resumed.epoch == 2
+
+
+def test_where_a_recipe_keeps_its_last_epoch_a_pruning_does_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.9, 0.5])
+    monkeypatch.setattr(channel_rounds, "evaluate", lambda *_: Quality(1.0, next(found), {}))
+    tiny = _Tiny(tmp_path / "run", recipe=RECIPE.replace("epochs = 8", 'epochs = 8\nkeep = "last"'))
+    for epoch in (1, 2):
+        tiny.train(epoch)
+
+    tiny.rounds.restore_best(tiny.network)
+
+    assert tiny.epoch == 2
 
 
 @pytest.mark.parametrize("name", ["cut-1.h5", "cut-1-best-0001.weights.h5", "cut-1-epoch-0001.index"])

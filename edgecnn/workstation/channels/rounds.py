@@ -17,6 +17,7 @@ from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import tf
 from edgecnn.workstation.checkpoint import damaged, first_line, remove, restore, start, sweep
 from edgecnn.workstation.quality import evaluate
+from edgecnn.workstation.recipe import Recipe
 from edgecnn.workstation.split import Split
 from edgecnn.workstation.train import Progress
 
@@ -45,8 +46,8 @@ class CutState:
         options: Of ``edgecnn prune``.
         cut: Number of the last cut; 0 before the first.
         epochs: Of fine-tuning since that cut.
-        best: The one of these that was best on val.
-        top1: What it had there.
+        best: The one of these that goes on.
+        top1: What it had on val.
     """
 
     parent_sha256: str
@@ -64,13 +65,14 @@ class CutState:
 
 
 class Rounds:
-    """Keeps the network on disk after each cut and epoch, and which epoch was best on val since the last cut.
+    """Keeps the network on disk after each cut and epoch, and which epoch since the last cut goes on.
 
     Args:
         folder: Where; it is removed by ``finish``.
         fresh: The state of a pruning that has not begun.
         resume: Whether to go on with one that was killed.
-        heads: Answers of the network.
+        recipe: Of the network: says whether the ``best`` epoch on val goes on or the ``last``.
+        heads: Its answers.
         validation: What it is measured on.
         progress: Whom to tell.
 
@@ -84,11 +86,13 @@ class Rounds:
         folder: Path,
         fresh: CutState,
         resume: bool,
+        recipe: Recipe,
         heads: Sequence[Head],
         validation: Split,
         progress: Progress,
     ) -> None:
-        self.folder, self.heads, self.validation, self.progress = folder, heads, validation, progress
+        self.folder, self.which, self.progress = folder, recipe.train.keep, progress
+        self.heads, self.validation = heads, validation
         self.state = start(folder, fresh, resume)
 
     def begin(self, number: int, network: Any, card: model_file.Card) -> None:
@@ -121,14 +125,14 @@ class Rounds:
         )
         state = replace(self.state, epochs=epoch)
         with self._room_for(f"Epoch {epoch}"):
-            if found.top1 >= state.top1:
+            if self.which == "last" or found.top1 >= state.top1:
                 state = replace(state, best=epoch, top1=found.top1)
                 network.save_weights(self._weights(epoch))
             tracker.write(str(self.folder / self._named("epoch", epoch)))
             self._write(state)
 
     def restore_best(self, network: Any) -> None:
-        """Give the network the weights of the best epoch since the last cut."""
+        """Give the network the weights of the epoch since the last cut that goes on."""
         file = self._weights(self.state.best)
         try:
             network.load_weights(file)

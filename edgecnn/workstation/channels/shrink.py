@@ -87,7 +87,7 @@ def shrink(
     """Cut whole channels out of a trained model, and let it learn again.
 
     The cut is made in a few rounds of equal ratio with an epoch between them. The last fine-tuning has
-    the rest of the epochs and keeps the one that was best on val.
+    the rest of the epochs. The one that was best on val is kept, or the last if the recipe says so.
 
     Args:
         source: An ``.h5`` that ``edgecnn train`` made, or this function.
@@ -128,7 +128,7 @@ def shrink(
     whole = analyse(parent)
     # What can go at all does not depend on what it is worth: say before the first cut that it is too little.
     allocate(whole, np.zeros(whole.unit_count), 1 - share, cost)
-    rounds = Rounds(out.with_suffix(".checkpoint"), fresh, resume, heads, validation, progress)
+    rounds = Rounds(out.with_suffix(".checkpoint"), fresh, resume, recipe, heads, validation, progress)
     training = read_training(dataset, recipe, heads, parent, progress.on_note)
     retarget = distilled(parent) if distil else None
     model, counts = parent, rounds_of(epochs)
