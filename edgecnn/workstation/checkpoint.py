@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
@@ -127,24 +127,50 @@ def keep(
     """
     checkpoint.mkdir(parents=True, exist_ok=True)
     weights = f"epoch-{row.number:04d}"
-    try:
-        tracker.write(str(checkpoint / weights))
-    except tf.errors.OpError as error:
-        raise ModelError(
-            f"Epoch {row.number} cannot be kept in '{checkpoint}': {first_line(error)}.",
-            fix="Free some space there, then go on from the epoch before with --resume.",
-        ) from error
     tops = {e.number: e.val_top1 for e in (*state.history, row)}
     # Ties go to the later epoch, which has seen the lower learning rate.
     best = row.number if which == "last" else max(tops, key=lambda number: (tops[number], number))
-    if best == row.number:
-        with averages.applied():
-            model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
     new = replace(state, history=(*state.history, row), best=best, weights=weights)
-    with whole_file(checkpoint / "state.json") as draft:
-        draft.write_bytes(msgspec.json.encode(new))
-    sweep(checkpoint, f"{weights}.", f"best-{best:04d}.")
+    with room_for(f"Epoch {row.number}", checkpoint):
+        tracker.write(str(checkpoint / weights))
+        if best == row.number:
+            with averages.applied():
+                model.save_weights(str(checkpoint / f"best-{best:04d}.weights.h5"))
+        write(new, checkpoint, f"{weights}.", f"best-{best:04d}.")
     return new
+
+
+@contextlib.contextmanager
+def room_for(what: str, checkpoint: Path) -> Iterator[None]:
+    """Say what to do where the disk does not take what is to be kept.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        raise ModelError(
+            f"{what} cannot be kept in '{checkpoint}': {first_line(error)}.",
+            fix="Free some space there, then go on from the epoch before with --resume.",
+        ) from error
+
+
+def write(state: State, checkpoint: Path, *prefixes: str) -> None:
+    """Put a state on disk, then remove all but it and the files of some prefixes.
+
+    It comes last and names the rest, so a kill leaves no mixture; a write that was killed leaves a folder.
+    """
+    with whole_file(checkpoint / "state.json") as draft:
+        draft.write_bytes(msgspec.json.encode(state))
+    for path in checkpoint.iterdir():
+        if path.name.startswith((*prefixes, "state.json")):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def restore(tracker: Any, weights: Path) -> None:
@@ -161,18 +187,6 @@ def restore(tracker: Any, weights: Path) -> None:
             tracker.read(str(link / weights.name)).assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError) as error:
         raise damaged(weights, error) from error
-
-
-def sweep(checkpoint: Path, *prefixes: str) -> None:
-    """Remove all but the state and the files of some prefixes; a write that was killed leaves a folder."""
-    for path in checkpoint.iterdir():
-        if path.name.startswith((*prefixes, "state.json")):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
 
 
 def remove(checkpoint: Path) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import msgspec
-
-from edgecnn.bundle.whole import whole_file
 from edgecnn.core.prediction import Head
 from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
-from edgecnn.workstation.backend import tf
-from edgecnn.workstation.checkpoint import damaged, first_line, remove, restore, start, sweep
+from edgecnn.workstation.checkpoint import damaged, remove, restore, room_for, start, write
 from edgecnn.workstation.quality import evaluate
 from edgecnn.workstation.recipe import Recipe
 from edgecnn.workstation.split import Split
@@ -97,7 +92,7 @@ class Rounds:
 
     def begin(self, number: int, network: Any, card: model_file.Card) -> None:
         """Keep the network that a cut has made, with its parent's card."""
-        with self._room_for(f"Cut {number}"):
+        with room_for(f"Cut {number}", self.folder):
             # What trains is what a killed run reads again, so that both are the same to the last bit.
             model_file.save(network, self.folder / f"cut-{number}.h5", card)
             self._write(replace(self.state.anew(), cut=number))
@@ -124,7 +119,7 @@ class Rounds:
             f"epoch {epoch}: val loss {found.loss:.4f}, val accuracy {100 * found.top1:.2f} %"
         )
         state = replace(self.state, epochs=epoch)
-        with self._room_for(f"Epoch {epoch}"):
+        with room_for(f"Epoch {epoch}", self.folder):
             if self.which == "last" or found.top1 >= state.top1:
                 state = replace(state, best=epoch, top1=found.top1)
                 network.save_weights(self._weights(epoch))
@@ -150,19 +145,6 @@ class Rounds:
         return self.folder / f"{self._named('best', epoch)}.weights.h5"
 
     def _write(self, state: CutState) -> None:
-        """Put the state on disk; it comes last and names the rest, so a kill leaves no mixture."""
-        with whole_file(self.folder / "state.json") as draft:
-            draft.write_bytes(msgspec.json.encode(state))
         self.state = state
         kept = (self._named("epoch", state.epochs), self._named("best", state.best))
-        sweep(self.folder, f"cut-{state.cut}.h5", *(f"{name}." for name in kept))
-
-    @contextlib.contextmanager
-    def _room_for(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (tf.errors.OpError, OSError) as error:
-            raise ModelError(
-                f"{what} cannot be kept in '{self.folder}': {first_line(error)}.",
-                fix="Free some space there, then go on with --resume.",
-            ) from error
+        write(state, self.folder, f"cut-{state.cut}.h5", *(f"{name}." for name in kept))

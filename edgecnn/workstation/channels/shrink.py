@@ -16,6 +16,7 @@ from edgecnn.workstation.channels.graph import analyse
 from edgecnn.workstation.channels.importance import importance
 from edgecnn.workstation.channels.rounds import CutState, Rounds, rounds_of
 from edgecnn.workstation.channels.surgery import cut
+from edgecnn.workstation.checkpoint import remove
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.models.zoo import listed, summary
 from edgecnn.workstation.prune import Retarget, fine_tune, gzip_size, open_parent
@@ -117,18 +118,20 @@ def shrink(
     model_file.refuse_other_suffix(out)
     progress = progress or Progress()
     parent, card, recipe, heads = open_parent(source, dataset, progress)
-    validation = read_split(dataset, "val", recipe, heads, parent)
     rate = recipe.train.learning_rate if learning_rate is None else learning_rate
     how = f"--channels {share:g} --cost {cost} --epochs {epochs} --learning-rate {rate:g}"
     how += "" if distil else " --no-distil"
-    fresh = CutState(model_file.weights_sha256(parent), dataset.digest(), how)
     pruned = replace(card, pruned=(*card.pruned, how))
+    folder = out.with_suffix(".checkpoint")
     if resume and (found := _finished(out, pruned)):
+        remove(folder)
         return _shrunk(source, parent, card.val_top1, out, *found)
     whole = analyse(parent)
     # What can go at all does not depend on what it is worth: say before the first cut that it is too little.
     allocate(whole, np.zeros(whole.unit_count), 1 - share, cost)
-    rounds = Rounds(out.with_suffix(".checkpoint"), fresh, resume, recipe, heads, validation, progress)
+    fresh = CutState(model_file.weights_sha256(parent), dataset.digest(), how)
+    validation = read_split(dataset, "val", recipe, heads, parent)
+    rounds = Rounds(folder, fresh, resume, recipe, heads, validation, progress)
     training = read_training(dataset, recipe, heads, parent, progress.on_note)
     retarget = distilled(parent) if distil else None
     model, counts = parent, rounds_of(epochs)
