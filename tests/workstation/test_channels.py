@@ -34,10 +34,10 @@ from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import SOMEWHERE, Targets
 from edgecnn.workstation.losses import loss_for
 from edgecnn.workstation.models.zoo import build, listed, summary
-from edgecnn.workstation.prune import prune, sparsity_of
-from edgecnn.workstation.quality import Quality
+from edgecnn.workstation.prune import open_parent, prune, sparsity_of
+from edgecnn.workstation.quality import Quality, evaluate
 from edgecnn.workstation.recipe import ModelSpec, load, parse
-from edgecnn.workstation.split import Split
+from edgecnn.workstation.split import Split, read_split
 from edgecnn.workstation.train import Progress, train
 
 HEAD = Head("label", "softmax", ("a", "b", "c"))
@@ -321,6 +321,25 @@ def test_a_pruning_that_was_killed_goes_on_to_the_same_weights(
     assert [path.name for path in tmp_path.iterdir()] == ["small[1].h5"]
     pairs = zip(*(model_file.load(path)[0].get_weights() for path in (out, small)), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_what_a_cut_leaves_is_told_before_it_learns_again(
+    trained: tuple[Path, Dataset], tmp_path: Path
+) -> None:
+    notes: list[str] = []
+
+    def killed_at_the_cut(note: str) -> None:
+        notes.append(note)
+        if note.startswith("Cut 1 of 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shrink(*trained, tmp_path / "small.h5", 0.6, 1, progress=Progress(on_note=killed_at_the_cut))
+
+    network = model_file.load(tmp_path / "small.checkpoint/cut-1.h5")[0]
+    _, _, recipe, heads = open_parent(*trained, Progress())
+    found = evaluate(network, heads, read_split(trained[1], "val", recipe, heads, network))
+    assert notes[-1].endswith(f"; val accuracy {100 * found.top1:.2f} %")
 
 
 UNUSED = Split(np.zeros((0, 3), np.uint8), ())
