@@ -7,7 +7,6 @@ WORKERS ?= 2
 EDGECNN_SHARED ?= ../shared
 export EDGECNN_SHARED
 TRUNK_V1_QUARTER := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.25_128_quant.tflite
-TRUNK_V1_HALF := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_0.5_160_quant.tflite
 TRUNK_V1 := $(EDGECNN_SHARED)/reference_models/mobilenet_v1_1.0_224_quant_embedding_extractor.tflite
 TRUNK_V2 := $(EDGECNN_SHARED)/reference_models/mobilenet_v2_1.0_224_quant.tflite
 
@@ -76,7 +75,7 @@ WITHOUT_LEAKED := $(addprefix --leave-out ,5708.jpg 4275.jpg 4029.jpg 3259.jpg)
 TRAIN_sentinel := $(WITHOUT_LEAKED)
 TRAIN_sentinel-alarm := --init $(TRUNK_V2) $(WITHOUT_LEAKED)
 TRAIN_sentinel-mosaics = $(TRAIN_sentinel-alarm)
-TRAIN_fire := --init $(TRUNK_V1_HALF) $(WITHOUT_LEAKED)
+TRAIN_fire := --init $(TRUNK_V2) $(WITHOUT_LEAKED)
 TRAIN_fire-nano := --init $(TRUNK_V1_QUARTER) $(WITHOUT_LEAKED)
 TRAIN_cifar10-parent := --init $(TRUNK_V2)
 TRAIN_scenes := --init $(TRUNK_V2)

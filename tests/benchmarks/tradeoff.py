@@ -44,9 +44,10 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
             label=None if model.precision in shown else model.precision,
         )
         shown.add(model.precision)
-        # An int8 and a float one may lie side by side.
-        offset, side = ((6, 3), "left") if model.precision == "int8" else ((-6, -11), "right")
-        axes.annotate(name, (took.p50_ms, middle), offset, textcoords="offset points", ha=side, fontsize=8)
+        # An int8 and a float one may lie side by side, or two of one precision.
+        x, side = (6, "left") if model.precision == "int8" else (-6, "right")
+        y = 3 if _is_named_above(model, models, head) else -11
+        axes.annotate(name, (took.p50_ms, middle), (x, y), textcoords="offset points", ha=side, fontsize=8)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -57,6 +58,21 @@ def draw(models: Sequence[ModelReport], head: str, path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _is_named_above(model: ModelReport, models: Sequence[ModelReport], head: str) -> bool:
+    """Whether the name stands above the point: the best of those nearby of its precision; alone, int8."""
+    nearby = [
+        other
+        for other in models
+        if other.precision == model.precision
+        and other.latency is not None
+        and model.latency is not None
+        and 0.9 < other.latency.p50_ms / model.latency.p50_ms < 1.1
+    ]
+    if len(nearby) == 1:
+        return model.precision == "int8"
+    return model is max(nearby, key=lambda other: other.accuracy[head].top1)
 
 
 def short_names(models: Sequence[ModelReport]) -> list[str]:
