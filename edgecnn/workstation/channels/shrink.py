@@ -145,9 +145,9 @@ def shrink(
             stays = allocate(graph, worth, min(1.0, target / _cost_of(model, cost)), cost)
             rounds.begin(number, cut(model, graph, stays), card)
         model = rounds.network()
-        found = evaluate(model, heads, validation)
+        top1 = evaluate(model, heads, validation).top1
         progress.on_note(
-            f"Cut {number} of {len(counts)}: {_in_words(model)}; val accuracy {100 * found.top1:.2f} %"
+            f"Cut {number} of {len(counts)}: {_in_words(model)}; val accuracy {100 * top1:.2f} %"
         )
         fine_tune(model, heads, training, recipe, round_epochs, rate, [], progress, retarget, rounds)
         rounds.restore_best(model)
