@@ -145,6 +145,11 @@ class TrainSpec:
         ema: Momentum of the moving average of the weights that becomes the model; 0 takes the last ones.
         keep: Which epoch becomes the model: the ``best`` on val, or the ``last``, where val is so small that
             its noise would choose.
+        height_px: Of the pictures that it learns from, where that is not the input's; 0 where it is. Crops
+            make things look larger while a network learns than when it is asked, so that it is better at a
+            larger input than the one it learned at, and quicker to train (H. Touvron et al., "Fixing the
+            train-test resolution discrepancy", NeurIPS 2019).
+        width_px: Likewise.
         seed: Of everything that is random.
     """
 
@@ -160,6 +165,8 @@ class TrainSpec:
     class_weights: Literal["none", "balanced"] = "none"
     ema: float = 0.0
     keep: Literal["best", "last"] = "best"
+    height_px: int = 0
+    width_px: int = 0
     seed: int = 1
 
 
@@ -352,6 +359,16 @@ def folders_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {folder: (folder,) for folder in dict.fromkeys(named)}
 
 
+def as_learned(recipe: Recipe) -> Recipe:
+    """Give the recipe with the size of the pictures that it learns from for its input."""
+    height_px, width_px = recipe.train.height_px, recipe.train.width_px
+    if not height_px:
+        return recipe
+    return dataclasses.replace(
+        recipe, input=dataclasses.replace(recipe.input, height_px=height_px, width_px=width_px)
+    )
+
+
 def with_leave_out(recipe: Recipe, text: str, globs: Sequence[str]) -> tuple[Recipe, str]:
     """Leave further pictures out, in the recipe and in its text, so that the model file tells the truth."""
     if not globs:
@@ -405,6 +422,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.warmup_epochs": (0, 1000),
     "train.weight_decay": (0, 1),
     "train.label_smoothing": (0, 0.99),
+    "train.height_px": (0, 8192),
+    "train.width_px": (0, 8192),
     "train.seed": (0, 2**32 - 1),
     "augment.rotate_degrees": (0, 180),
     "augment.zoom": (0, 0.99),
@@ -459,12 +478,7 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
             "model.top_down makes the heatmap of a MobileNet finer, and the recipe asks for none.",
             fix="Leave top_down out.",
         )
-    if recipe.train.freeze == "all_but_heatmaps" and (recipe.train.head_epochs or not has_heatmap):
-        found = f"head_epochs = {recipe.train.head_epochs}" if has_heatmap else "no heatmap"
-        raise RecipeError(
-            f'With train.freeze = "all_but_heatmaps" a heatmap learns and nothing else; found {found}.',
-            fix="Leave freeze out, or set head_epochs = 0 and add a head of kind heatmap.",
-        )
+    _refuse_impossible_training(recipe, has_heatmap)
     if recipe.heads and (recipe.classes or recipe.head != "label"):
         raise RecipeError(
             "[[heads]] says all about the answers; found head or [classes] beside it.",
@@ -478,6 +492,20 @@ def _refuse_impossible_values(recipe: Recipe) -> None:
         raise RecipeError(
             "[pasted] does not say which pictures flames are put into.",
             fix='Name folders without fire and smoke, for instance onto = ["no_fire"].',
+        )
+
+
+def _refuse_impossible_training(recipe: Recipe, has_heatmap: bool) -> None:
+    if bool(recipe.train.height_px) != bool(recipe.train.width_px):
+        raise RecipeError(
+            "train.height_px and train.width_px belong together; found only one of them.",
+            fix="Give both, or leave both out.",
+        )
+    if recipe.train.freeze == "all_but_heatmaps" and (recipe.train.head_epochs or not has_heatmap):
+        found = f"head_epochs = {recipe.train.head_epochs}" if has_heatmap else "no heatmap"
+        raise RecipeError(
+            f'With train.freeze = "all_but_heatmaps" a heatmap learns and nothing else; found {found}.',
+            fix="Leave freeze out, or set head_epochs = 0 and add a head of kind heatmap.",
         )
 
 

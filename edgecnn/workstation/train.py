@@ -6,7 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from edgecnn.workstation.models.weights import InitReport, initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of
 from edgecnn.workstation.platt import centre_scores
 from edgecnn.workstation.quality import answers, evaluate, predict
-from edgecnn.workstation.recipe import Recipe, TrainSpec, parse
+from edgecnn.workstation.recipe import Recipe, TrainSpec, as_learned, parse
 from edgecnn.workstation.soup import Ingredient, average, open_ingredients, refuse_others
 from edgecnn.workstation.split import Split, heads_of, read_split, read_training, split_to_centre_on
 from edgecnn.workstation.step import Step, batch_loss, make_step, refuse_uncut, weights_of
@@ -110,13 +110,15 @@ def train(
     state = start(checkpoint, fresh, resume)
     # The best epoch's weights do not depend on the run before it being in this process.
     keras.utils.set_random_seed(recipe.train.seed)
-    model = build(recipe.model, recipe.input, heads)
+    learned = as_learned(recipe)
+    model = build(recipe.model, learned.input, heads)
+    at_input_size(model, recipe, heads)  # refuses before it learns what could not be used
     refuse_uncut(model, heads, recipe)
     refuse_others(model, recipe, heads, fresh.data_sha256, ingredients)
     refuse_no_start(recipe, init)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
-    training = read_training(dataset, recipe, heads, model, progress.on_note)
-    validation = read_split(dataset, "val", recipe, heads, model)
+    training = read_training(dataset, learned, heads, model, progress.on_note)
+    validation = read_split(dataset, "val", learned, heads, model)
     keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:
         progress.on_note(str(started(model, heads, recipe, init, training)))
@@ -147,10 +149,14 @@ def train(
             fix="Set train.epochs to at least 1.",
         )
     model.load_weights(str(checkpoint / f"best-{state.best:04d}.weights.h5"))
+    best = next(e for e in state.history if e.number == state.best)
+    used = at_input_size(model, recipe, heads)
+    if used is not model:
+        model, validation = used, read_split(dataset, "val", recipe, heads, used)
+        best = measured_again(model, heads, validation, best, progress)
     judged = split_to_centre_on(validation, dataset, recipe, heads)
     centre(model, heads, judged)
     thaw(model, recipe.train)
-    best = next(e for e in state.history if e.number == state.best)
     val_top1 = best.val_top1
     if ingredients:
         # The others are centred: this run had to be, too, for its logits to count as much as theirs.
@@ -185,6 +191,48 @@ def digest_of_start(init: str) -> dict[str, str]:
     with contextlib.suppress(EdgecnnError, OSError, msgspec.MsgspecError):
         name = parse(card.recipe).name if (card := model_file.read_card(path)) else name
     return {name: file_sha256(path)}
+
+
+def at_input_size(model: Any, recipe: Recipe, heads: Sequence[Head]) -> Any:
+    """Give the network for pictures of the input's size, with the weights that it learned at another's.
+
+    Returns:
+        Another one, or the same if it learned at that size.
+
+    Raises:
+        ModelError: If the number of its weights depends on the size.
+    """
+    if as_learned(recipe).input == recipe.input:
+        return model
+    resized = build(recipe.model, recipe.input, heads)
+    before, after = ([tuple(weight.shape) for weight in one.weights] for one in (model, resized))
+    if before != after:
+        raise ModelError(
+            f"A network of topology {recipe.model.topology} has other weights at {_sides(model)} than at "
+            f"{_sides(resized)}: it cannot learn at the one and be used at the other.",
+            fix="Leave train.height_px and train.width_px out, or take a network that ends in a mean over "
+            "the picture, as MobileNets do.",
+        )
+    resized.set_weights(model.get_weights())
+    for layer, learned in zip(resized.layers, model.layers, strict=True):
+        layer.trainable = learned.trainable
+    return resized
+
+
+def measured_again(
+    model: Any, heads: Sequence[Head], validation: Split, epoch: Epoch, progress: Progress
+) -> Epoch:
+    """Give an epoch with what its weights reach on val at the input's size."""
+    found = evaluate(model, heads, validation)
+    by_head = ", ".join(
+        f"{name} {100 * value:.2f} % ({100 * epoch.heads[name]:.2f})" for name, value in found.heads.items()
+    )
+    progress.on_note(f"At {_sides(model)}, on val, and at the size that it learned at: {by_head}")
+    return replace(epoch, val_loss=found.loss, val_top1=found.top1, heads=found.heads)
+
+
+def _sides(model: Any) -> str:
+    return " x ".join(str(side) for side in model.input_shape[1:3])
 
 
 def mean_with(

@@ -64,6 +64,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_valid_one(broken: str, fix: st
         SMALL.replace('"lenet"', '"lenet"\nnormalization = "batch_norm"'),
         SMALL.replace('"lenet"', '"mobilenet_v2"\ntop_down = true'),
         SMALL.replace("epochs = 3", 'epochs = 3\nfreeze = "all_but_heatmaps"'),
+        SMALL.replace("seed = 5", "height_px = 16"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(broken: str) -> None:

@@ -20,9 +20,10 @@ from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras
 from edgecnn.workstation.data.archive import file_sha256
 from edgecnn.workstation.data.catalog import open_dataset
-from edgecnn.workstation.quality import Quality
+from edgecnn.workstation.quality import Quality, evaluate
 from edgecnn.workstation.recipe import parse
-from edgecnn.workstation.train import reset_randomness, train
+from edgecnn.workstation.split import read_split
+from edgecnn.workstation.train import Progress, reset_randomness, train
 
 
 def command(recipe: Path, data: Path, out: Path, *more: str) -> list[str]:
@@ -209,6 +210,40 @@ def test_one_label_only_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="one class only"):
         train(parse(RECIPE), RECIPE, open_dataset(data), tmp_path / "out")
+
+
+SMALLER = RECIPE.replace("height_px = 16\nwidth_px = 16", "height_px = 24\nwidth_px = 32").replace(
+    "[train]", "[train]\nheight_px = 16\nwidth_px = 16"
+)
+
+
+def test_a_network_that_learned_at_another_size_has_these_weights_at_its_own(
+    tmp_path: Path, blobs: Path
+) -> None:
+    text = SMALLER.replace("flatten", "global_average_pool").replace("epochs = 8", "epochs = 16")
+    dataset, notes = open_dataset(blobs), list[str]()
+
+    trained = train(parse(text), text, dataset, tmp_path / "at_16", progress=Progress(on_note=notes.append))
+
+    network, card = model_file.load(trained.path)
+    assert network.input_shape == (None, 24, 32, 3)
+    assert trained.history[-1].val_top1 > 0.9
+    found = evaluate(network, card.heads, read_split(dataset, "val", parse(text), card.heads, network))
+    assert trained.card.val_top1 == found.top1 > 0.9
+    assert notes[-1].startswith("At 24 x 32, on val, and at the size that it learned at: colour ")
+    at_16 = text.replace("height_px = 24\nwidth_px = 32", "height_px = 16\nwidth_px = 16")
+    same = model_file.load(train(parse(at_16), at_16, dataset, tmp_path / "own").path)[0]
+    pairs = zip(network.get_weights(), same.get_weights(), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_a_network_whose_weights_depend_on_the_size_is_refused_before_it_learns_at_another(
+    tmp_path: Path, blobs: Path
+) -> None:
+    with pytest.raises(ModelError, match="layers has other weights at 16 x 16 than at 24 x 32"):
+        train(parse(SMALLER), SMALLER, open_dataset(blobs), tmp_path)
+
+    assert not any(tmp_path.rglob("*.h5"))
 
 
 def test_the_head_alone_is_trained_on_features_of_the_trunk(tmp_path: Path, blobs: Path) -> None:
