@@ -224,11 +224,15 @@ def measured_again(
 ) -> Epoch:
     """Give an epoch with what its weights reach on val at the input's size."""
     found = evaluate(model, heads, validation)
-    by_head = ", ".join(
-        f"{name} {100 * value:.2f} % ({100 * epoch.heads[name]:.2f})" for name, value in found.heads.items()
-    )
+    by_head = _beside(found.heads, epoch.heads)
     progress.on_note(f"At {_sides(model)}, on val, and at the size that it learned at: {by_head}")
     return replace(epoch, val_loss=found.loss, val_top1=found.top1, heads=found.heads)
+
+
+def _beside(found: Mapping[str, float], before: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {100 * value:.2f} % ({100 * before[name]:.2f})" for name, value in found.items()
+    )
 
 
 def _sides(model: Any) -> str:
@@ -251,9 +255,7 @@ def mean_with(
     average(model, ingredients)
     found = evaluate(model, heads, validation)
     names = ", ".join(str(one.path) for one in ingredients)
-    by_head = ", ".join(
-        f"{name} {100 * value:.2f} % ({100 * best.heads[name]:.2f})" for name, value in found.heads.items()
-    )
+    by_head = _beside(found.heads, best.heads)
     if found.top1 < best.val_top1 - MOST_LOST:
         raise ModelError(
             f"The mean of the weights with {names} is worse on val than this run alone: {by_head}.",
