@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from edgecnn.bundle.manifest import Manifest
     from edgecnn.measure.bench import Pictures, Progress
     from edgecnn.runtime.predictor import TflitePredictor
     from edgecnn.workstation.data.catalog import Dataset
@@ -27,6 +29,7 @@ def pictures_for(
     from edgecnn.measure.bench import Pictures
     from edgecnn.workstation.data.boxes import boxes_of, clips_of
     from edgecnn.workstation.data.catalog import LEFT_OUT, is_named_like, open_dataset
+    from edgecnn.workstation.data.picture import UNSPLIT
     from edgecnn.workstation.recipe import parse
 
     recipes = [model.manifest.provenance.recipe for model in models if model.manifest]
@@ -34,8 +37,8 @@ def pictures_for(
     # Several heads see several labels in one folder.
     by_folder = any(m.manifest and (m.manifest.negatives or len(m.heads) > 1) for m in models)
     dataset = open_dataset(data, None if by_folder else _classes(models), leave_out=leave_out)
-    if dataset.is_drawn:
-        _warn_of_other_splits(models, dataset)
+    if dataset.drawn_from == UNSPLIT or (dataset.drawn_from and split != "test"):
+        _warn_of_other_splits(models, dataset, split)
     items = tuple(one for one in dataset.split(split) if not only or is_named_like(one, only))
     if not items:
         raise DataError(
@@ -48,19 +51,32 @@ def pictures_for(
     return Pictures(dataset.name, split, items, by_folder, boxes, watched, only)
 
 
-def _warn_of_other_splits(models: Sequence[TflitePredictor], dataset: Dataset) -> None:
-    trained_on = {
-        model.path.name: model.manifest.provenance.data_sha256 for model in models if model.manifest
-    }
-    digest = dataset.digest() if any(trained_on.values()) else ""
-    others = sorted(name for name, known in trained_on.items() if known and known != digest)
+def _warn_of_other_splits(models: Sequence[TflitePredictor], dataset: Dataset, split: str) -> None:
+    others = sorted(
+        model.path.name
+        for model in models
+        if model.manifest
+        and model.manifest.provenance.data_sha256
+        and model.manifest.provenance.data_sha256 != _digest_for(model.manifest, dataset)
+    )
     if others:
         click.echo(
-            f"Note: '{dataset.name}' has no splits of its own, and {', '.join(others)} learned from other "
-            "pictures, or from more: what is drawn as test here may have been in train there. To measure on "
-            "what it never saw, give all the --data that it was trained on.",
+            f"Note: '{dataset.name}' has no {split} of its own, and {', '.join(others)} learned from other "
+            f"pictures, or from more: what is drawn as {split} here may have been in train there. To measure "
+            "on what it never saw, give all the --data that it was trained on.",
             err=True,
         )
+
+
+def _digest_for(manifest: Manifest, dataset: Dataset) -> str:
+    """Give the digest of the pictures that a model would have learned from, without those it left out."""
+    from edgecnn.workstation.data.catalog import is_named_like
+    from edgecnn.workstation.recipe import parse
+
+    recipe = manifest.provenance.recipe
+    leave_out = parse(recipe).leave_out if recipe else ()
+    kept = tuple(picture for picture in dataset.pictures if not is_named_like(picture, leave_out))
+    return replace(dataset, pictures=kept).digest()
 
 
 def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:

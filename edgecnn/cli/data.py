@@ -64,13 +64,13 @@ def fetch(name: str, out: Path) -> None:
 
 
 @data.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
-def check(path: Path, as_json: bool) -> None:
+def check(paths: tuple[Path, ...], as_json: bool) -> None:
     """Look PATH over: counts, sizes, broken files, duplicates, leaks between splits.
 
-    Exits with 3 where near-duplicates cross splits, a picture is broken, a class is empty, or there is
-    one class only.
+    Several are looked at as one set, as training takes them. Exits with 3 where near-duplicates cross
+    splits, a picture is broken, a class is empty or lacks in val or test, or there is one class only.
 
     \b
     Example:
@@ -81,16 +81,17 @@ def check(path: Path, as_json: bool) -> None:
     from edgecnn.errors import CheckFailed
     from edgecnn.workstation.data.check import check_data
 
-    findings = check_data(path)
+    findings = check_data(*paths)
     if as_json:
-        report = msgspec.to_builtins(findings) | {"is_sound": findings.is_sound}
+        judged = {"unmeasured": findings.unmeasured, "is_sound": findings.is_sound}
+        report = msgspec.to_builtins(findings) | judged
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=1).decode())
     else:
         _print(findings)
     if not findings.is_sound:
         raise CheckFailed(
-            f"'{path}' is not sound: {', '.join(_faults(findings))}.",
-            fix="Remove or move the pictures that are named; '--json' lists all of them.",
+            f"'{findings.data}' is not sound: {', '.join(_faults(findings))}.",
+            fix="Remove or move the pictures that are named, or add such as lack; '--json' lists all.",
         )
 
 
@@ -129,6 +130,7 @@ def _faults(findings: Findings) -> list[str]:
         "class folders are empty": len(findings.empty),
     }
     faults = [f"{count:,} {what}" for what, count in counted.items() if count]
+    faults += [f"{split} has no {' and no '.join(names)}" for split, names in findings.unmeasured.items()]
     return faults or ["there is one class only"]
 
 

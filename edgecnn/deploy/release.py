@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from edgecnn.bundle import file
 from edgecnn.bundle.manifest import Manifest
+from edgecnn.core.zones import dangers
 from edgecnn.deploy import wheelhouse
 from edgecnn.deploy.fitness import Facts, python_of
 from edgecnn.deploy.wheel import own_wheel
@@ -192,12 +193,12 @@ def environment(facts: Facts, folder: Path | None) -> Environment:
 
 
 def first_config(facts: Facts, manifest: Manifest | None) -> bytes:
-    """Write a configuration for the first camera of a device, and all that a model has a threshold for.
+    """Write a configuration for the first camera of a device, and what of a model is watched unasked.
 
     Raises:
         DeployError: If there is no camera, or the model does not say what is an alarm.
     """
-    labels = tuple(manifest.thresholds) if manifest else ()
+    labels = dangers(manifest.heads, manifest.thresholds) if manifest else ()
     ribbon = [camera for camera in facts.cameras if camera.startswith("picamera")]
     if not facts.cameras or not labels:
         raise DeployError(

@@ -122,7 +122,7 @@ def _judged(watch: _Watch, times_s: Sequence[float], boxed_s: Sequence[float]) -
 def _shows(one: Aim, model: Model, clip: Clip) -> bool | None:
     """Say whether a clip shows what is watched for; None where the manifest does not say it of its label."""
     head = next(head for head in model.heads if head.name == one.head)
-    holds, known = truth_for([clip.label], head, model.manifest)
+    holds, known = truth_for([clip.label], head, model.manifest, by_folder=model.manifest is not None)
     column = one.column
     # Where nothing was said to be absent anywhere, a folder shows what it is named after and nothing else.
     says_what_is_absent = is_exclusive(head) or bool(model.manifest and model.manifest.negatives)

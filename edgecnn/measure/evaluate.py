@@ -151,30 +151,33 @@ class Evaluation:
 
     def truth(self, head: Head, model: Model) -> tuple[Decisions, Decisions]:
         """Say which labels of a head hold in each picture, and of which that is known."""
-        return truth_for(self.labels, head, model.manifest if self.by_folder else None)
+        return truth_for(self.labels, head, model.manifest, self.by_folder)
 
 
-def truth_for(labels: Sequence[str], head: Head, manifest: Manifest | None) -> tuple[Decisions, Decisions]:
+def truth_for(
+    labels: Sequence[str], head: Head, manifest: Manifest | None, by_folder: bool
+) -> tuple[Decisions, Decisions]:
     """Say which labels of a head hold in each picture, and of which that is known.
 
     Args:
-        labels: Of the pictures; their folders where there is a manifest.
+        labels: Of the pictures.
         head: Which one.
-        manifest: Says which folders show a label and which do not; of any other nobody knows.
+        manifest: Says which folders show a label and which do not; of any other nobody knows. Without one,
+            the folder of its name shows a label.
+        by_folder: As of ``Pictures``.
 
     Returns:
         Both of shape (picture_count, label_count).
     """
-    if manifest is None:
+    if not by_folder:
         holds = truth(labels, head)
         return holds, np.ones_like(holds)
     folders = np.array(labels, dtype=str)
-    holds = np.stack(
-        [np.isin(folders, manifest.classes.get(label, (label,))) for label in head.labels], axis=1
-    )
+    classes, negatives = (manifest.classes, manifest.negatives) if manifest else ({}, {})
+    holds = np.stack([np.isin(folders, classes.get(label, (label,))) for label in head.labels], axis=1)
     if is_exclusive(head):
         return holds, np.repeat(holds.any(axis=1, keepdims=True), holds.shape[1], axis=1)
-    absent = [np.isin(folders, manifest.negatives.get(label, ())) for label in head.labels]
+    absent = [np.isin(folders, negatives.get(label, ())) for label in head.labels]
     return holds, holds | np.stack(absent, axis=1)
 
 
@@ -205,7 +208,7 @@ def heads_that_fit(model: Model, pictures: Pictures) -> tuple[Head, ...]:
 
     def fits(head: Head) -> bool:
         if pictures.by_folder:
-            return bool(truth_for(sorted(labels), head, model.manifest)[1].any())
+            return bool(truth_for(sorted(labels), head, model.manifest, by_folder=True)[1].any())
         return labels <= set(head.labels) if is_exclusive(head) else bool(labels & set(head.labels))
 
     fitting = tuple(head for head in model.heads if fits(head))

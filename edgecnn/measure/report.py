@@ -204,8 +204,12 @@ def verdict(
         data: The pictures.
 
     Returns:
-        One sentence or two.
+        One sentence or more.
     """
+    return _result(models, comparison, data) + "".join(map(_unmeasured, models[:1]))
+
+
+def _result(models: Sequence[ModelReport], comparison: Sequence[Comparison], data: DataReport | None) -> str:
     if not comparison:
         return _verdict_of_one(models[0])
     row = comparison[0]
@@ -228,6 +232,18 @@ def _verdict_of_one(model: ModelReport) -> str:
     if model.latency:
         told.append(f"takes {ms(model.latency.p50_ms)} from pixels to scores (p50)")
     return f"{model.name} {' and '.join(told) or 'was not measured'}."
+
+
+def _unmeasured(model: ModelReport) -> str:
+    """Say of which label, where each picture shows exactly one, there was no picture."""
+    missing = [
+        f"'{label}'"
+        for found in model.accuracy.values()
+        if found.confusion and found.count
+        for label, own in found.per_label.items()
+        if not own.count
+    ]
+    return f" No picture shows {' or '.join(missing)}, so that this was not measured." if missing else ""
 
 
 def _speed(row: Comparison) -> str:

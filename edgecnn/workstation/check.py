@@ -15,7 +15,7 @@ from edgecnn.runtime.interpreter import open_interpreter
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.pipeline import Codes, Stack, codes_of
 from edgecnn.workstation.data.targets import Targets, targets_of
-from edgecnn.workstation.ladder.judge import Answers
+from edgecnn.workstation.ladder.judge import Answers, Judge
 from edgecnn.workstation.quality import answers, labels_in, peaks_inside
 from edgecnn.workstation.split import read_split, with_threshold_lookalikes
 from edgecnn.workstation.subject import Subject
@@ -46,6 +46,7 @@ def check(
     parent: Subject,
     dataset: Dataset | None,
     on_val: tuple[Answers, Answers] | None = None,
+    judge: Judge | None = None,
 ) -> tuple[Check, ...]:
     """Compare the file with its parent on val, head by head; without val pictures there is no check.
 
@@ -54,12 +55,13 @@ def check(
         parent: What it was made from.
         dataset: With val.
         on_val: What parent and file say of val, where both were asked before.
+        judge: Of a budget; its own head is decided by its thresholds, as the file will.
     """
     if dataset is None or "val" not in dataset.splits():
         return ()
     before, after = on_val or _ask_both(flatbuffer, parent, dataset)
     data = f"val of {dataset.name}"
-    every = (_check_head(place, head, before, after, data) for place, head in enumerate(parent.heads))
+    every = (_check_head(place, head, before, after, data, judge) for place, head in enumerate(parent.heads))
     return tuple(check for check in every if check.file_top1.count)
 
 
@@ -83,12 +85,16 @@ def answers_of(parent: Subject, dataset: Dataset, name: str) -> tuple[Codes | St
     return codes, Answers(targets, file_scores(to_flatbuffer(parent, "float32", None), parent.heads, codes))
 
 
-def _check_head(place: int, head: Head, before: Answers, after: Answers, data: str) -> Check:
+def _check_head(
+    place: int, head: Head, before: Answers, after: Answers, data: str, judge: Judge | None
+) -> Check:
+    def right_of(said: Answers, points: Mapping[str, OperatingPoints]) -> NDArray[np.bool_]:
+        chosen = judge.thresholds(said) if judge and judge.head == head else {}
+        thresholds = {**thresholds_of([head], points), **chosen}
+        return right_at(head, said.real.targets[place], said.real.scores[place], thresholds)
+
     points, parent_points = (points_of(head, x.targets[place], x.scores[place]) for x in (after, before))
-    right, own = (
-        right_at(head, x.real.targets[place], x.real.scores[place], thresholds_of([head], chosen))
-        for x, chosen in ((before, parent_points), (after, points))
-    )
+    right, own = right_of(before, parent_points), right_of(after, points)
     low, high = wilson(int(own.sum()), len(own))
     share = float(own.mean()) if own.size else 0.0
     metric = "top1" if is_exclusive(head) else "peak in a box" if head.kind == "heatmap" else "all labels"

@@ -136,7 +136,7 @@ def convert(
     else:
         flatbuffer = to_flatbuffer(subject, precision, representative)
     fit = delivery.examine(flatbuffer, target)
-    checks = check(flatbuffer, parent, dataset, kept.on_val if kept else None)
+    checks = check(flatbuffer, parent, dataset, kept.on_val if kept else None, judge)
     if precision in ("int8", "int16x8") and (islands := float_operators(flatbuffer)):
         progress.on_note(f"Note: without an integer form, {len(islands)} stay float: {_listed(islands)}")
     if not checks:

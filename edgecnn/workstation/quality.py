@@ -100,6 +100,24 @@ def peaks_inside(scores: Scores, targets: Targets) -> NDArray[np.bool_]:
     )
 
 
+def unmeasured(heads: Sequence[Head], training: Split, validation: Split) -> tuple[str, ...]:
+    """Name the labels that a training picture shows and none of val, heatmaps left out."""
+    columns = zip(heads, training.targets, validation.targets, strict=True)
+    return tuple(
+        label
+        for head, taught, asked in columns
+        if head.kind != "heatmap"
+        for label in sorted(_shown(taught, head) - _shown(asked, head))
+    )
+
+
+def _shown(targets: Targets, head: Head) -> set[str]:
+    if head.is_binary:
+        known = targets.values[~np.isnan(targets.values[:, 0])]
+        return {head.labels[number] for number in np.unique(labels_in(known, head))}
+    return {head.labels[column] for column in np.flatnonzero((targets.values > 0.5).any(axis=0))}
+
+
 def labels_in(values: Scores, head: Head) -> Labels:
     """Number the labels that targets of one head stand for, shape (count,).
 

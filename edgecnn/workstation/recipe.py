@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.resources
 import json
@@ -375,14 +376,25 @@ def with_leave_out(recipe: Recipe, text: str, globs: Sequence[str]) -> tuple[Rec
         return recipe, text
     every = (*recipe.leave_out, *globs)
     kept = [line for line in text.splitlines() if line.split("=")[0].strip() != "leave_out"]
-    new_text = "\n".join([f"leave_out = {json.dumps(every)}", *kept]) + "\n"
     new = dataclasses.replace(recipe, leave_out=every)
-    if parse(new_text) != new:
-        raise RecipeError(
-            "leave_out cannot be changed in this recipe's text.",
-            fix="Change leave_out in the file instead of giving --leave-out.",
-        )
-    return new, new_text
+    globs_text = json.dumps(every, ensure_ascii=False)
+    return new, _text_of(new, [f"leave_out = {globs_text}", *kept], "leave_out", "--leave-out")
+
+
+def _text_of(new: Recipe, lines: Sequence[str], key: str, option: str) -> str:
+    """Join the changed lines of a recipe.
+
+    Raises:
+        RecipeError: If they do not say what the changed recipe is, as those of a key on several lines do not.
+    """
+    text = "\n".join(lines) + "\n"
+    with contextlib.suppress(RecipeError):
+        if parse(text) == new:
+            return text
+    raise RecipeError(
+        f"{key} cannot be changed in this recipe's text.",
+        fix=f"Change {key} in the file instead of giving {option}.",
+    )
 
 
 def with_epochs(recipe: Recipe, text: str, epochs: int) -> tuple[Recipe, str]:
@@ -392,21 +404,15 @@ def with_epochs(recipe: Recipe, text: str, epochs: int) -> tuple[Recipe, str]:
         RecipeError: If the text cannot be changed safely.
     """
     lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.strip() == "[train]"), None)
+    start = next((i for i, line in enumerate(lines) if line.partition("#")[0].strip() == "[train]"), None)
     if start is None:
         changed = [*lines, "", "[train]", f"epochs = {epochs}"]
     else:
         end = next((i for i in range(start + 1, len(lines)) if lines[i].startswith("[")), len(lines))
         body = [line for line in lines[start + 1 : end] if line.split("=")[0].strip() != "epochs"]
         changed = [*lines[: start + 1], f"epochs = {epochs}", *body, *lines[end:]]
-    new_text = "\n".join(changed) + "\n"
     new = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, epochs=epochs))
-    if parse(new_text) != new:
-        raise RecipeError(
-            "The number of epochs cannot be changed in this recipe's text.",
-            fix="Change train.epochs in the file instead of giving --epochs.",
-        )
-    return new, new_text
+    return new, _text_of(new, changed, "train.epochs", "--epochs")
 
 
 _RANGES: dict[str, tuple[float, float]] = {

@@ -31,7 +31,7 @@ from edgecnn.workstation.models.frozen import with_batch_norm_folded
 from edgecnn.workstation.models.weights import InitReport, initialise
 from edgecnn.workstation.models.zoo import LOGITS, build, features_of
 from edgecnn.workstation.platt import centre_scores
-from edgecnn.workstation.quality import answers, evaluate, predict
+from edgecnn.workstation.quality import answers, evaluate, predict, unmeasured
 from edgecnn.workstation.recipe import Recipe, TrainSpec, as_learned, parse
 from edgecnn.workstation.soup import Ingredient, average, open_ingredients, refuse_others
 from edgecnn.workstation.split import Split, heads_of, read_split, read_training, split_to_centre_on
@@ -119,6 +119,7 @@ def train(
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, learned, heads, model, progress.on_note)
     validation = read_split(dataset, "val", learned, heads, model)
+    tell_unmeasured(heads, training, validation, progress)
     keras.utils.set_random_seed(recipe.train.seed)
     if init and not state.history:
         progress.on_note(str(started(model, heads, recipe, init, training)))
@@ -179,6 +180,12 @@ def train(
     model_file.save(model, out / "model.h5", card)
     remove(checkpoint)
     return Trained(out / "model.h5", card, state.history)
+
+
+def tell_unmeasured(heads: Sequence[Head], training: Split, validation: Split, progress: Progress) -> None:
+    """Say which labels the epochs are chosen without."""
+    if missing := unmeasured(heads, training, validation):
+        progress.on_note(f"Note: no val picture shows {', '.join(missing)}: val says nothing about that.")
 
 
 def digest_of_start(init: str) -> dict[str, str]:

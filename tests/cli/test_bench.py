@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -9,12 +10,18 @@ import sys
 import tarfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import tiny_models
 from click.testing import CliRunner
 
 from edgecnn.bundle import file
+from edgecnn.bundle.manifest import Provenance
+from edgecnn.cli.bench_pictures import pictures_for
 from edgecnn.cli.main import edgecnn
+from edgecnn.runtime.predictor import TflitePredictor, load
+from edgecnn.workstation.data.catalog import open_dataset
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PER_CLASS = 12
@@ -161,6 +168,48 @@ def test_a_model_that_computes_otherwise_than_where_it_was_made_is_not_measured(
     done = _bench(tmp_path / "m.tflite", "--calls", 10, "--out", tmp_path / "out")
     assert _refused(done, tmp_path / "out")
     assert "gives other results here than where it was made" in done.stderr
+
+
+def _taught_by(data: Path, leave_out: tuple[str, ...], path: Path) -> TflitePredictor:
+    """Write a model that says that it learned from these pictures."""
+    recipe = (
+        f'leave_out = {json.dumps(leave_out)}\nname = "tiny"\n[input]\nheight_px = 28\nwidth_px = 28\n'
+        '[model]\ntopology = "lenet"\n'
+    )
+    digest = open_dataset(data, leave_out=leave_out).digest()
+    tiny_models.write(path, provenance=Provenance(recipe=recipe, data_sha256=digest))
+    return load(path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "split", "learned_from", "is_told"),
+    [
+        (("",), "test", "same", False),
+        (("",), "test", "other", True),
+        (("train/", "test/"), "test", "other", False),
+        (("train/", "test/"), "val", "other", True),
+        (("train/", "test/"), "val", "same", False),
+    ],
+)
+def test_pictures_that_may_have_been_trained_on_are_told_of_where_their_split_was_drawn(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    folders: tuple[str, ...],
+    split: str,
+    learned_from: str,
+    is_told: bool,
+) -> None:
+    rng = np.random.default_rng(1)
+    for data, folder, label in itertools.product(("same", "other"), folders, tiny_models.LABELS):
+        for number in range(20):
+            path = tmp_path / data / f"{folder}{label}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 256, (8, 8, 3), np.uint8))
+    model = _taught_by(tmp_path / learned_from, ("1?.png",), tmp_path / "m.tflite")
+
+    pictures_for([model], [tmp_path / "same"], split)
+
+    assert (f"has no {split} of its own" in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.parametrize("command", ["bench", "predict"])

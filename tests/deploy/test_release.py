@@ -108,6 +108,14 @@ def test_a_configuration_that_is_made_watches_the_camera_for_all_that_the_model_
     assert model_names(made) == ("model.tflite",)
 
 
+def test_a_configuration_that_is_made_watches_for_fire_where_its_absence_has_the_threshold() -> None:
+    manifest = tiny_models.manifest(("fire", "no_fire"), "sigmoid", thresholds={"no_fire": 0.5})
+
+    config = parse(first_config(PI_4, manifest).decode())
+
+    assert [policy.label for policy in config.alarm] == ["fire"]
+
+
 def test_no_configuration_is_made_for_a_model_that_does_not_say_what_is_an_alarm() -> None:
     with pytest.raises(DeployError, match="what is an alarm"):
         first_config(PI_4, tiny_models.manifest())

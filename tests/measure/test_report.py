@@ -170,6 +170,15 @@ def test_one_model_alone_gets_a_report_too(two: list[FakePredictor], pictures: b
     assert report.verdict in to_html(report, thumbnails)
 
 
+def test_a_class_that_no_picture_shows_is_named_with_the_result(two: list[FakePredictor]) -> None:
+    cats = [FakePicture(f"test/cat/{number}.png", "cat", number) for number in range(2)]
+    pictures = bench.Pictures("pets", "test", cats)
+
+    for models in (two[:1], two):
+        report, _ = bench.run(models, host_facts(), pictures, QUICK)
+        assert report.verdict.endswith("No picture shows 'dog' or 'eel', so that this was not measured.")
+
+
 def test_a_busy_machine_is_named_in_the_report_and_an_idle_one_is_not(report: Report) -> None:
     model = report.models[0]
     assert model.latency is not None

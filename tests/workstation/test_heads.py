@@ -441,10 +441,19 @@ def test_a_picture_of_an_unnamed_folder_tests_nothing(
 ) -> None:
     manifest = convert(trained, tmp_path / "m.tflite", "float32", dataset).bundle.manifest
 
-    holds, known = truth_for(["fire", "meadow", "cellar"], FIRE, manifest)
+    holds, known = truth_for(["fire", "meadow", "cellar"], FIRE, manifest, by_folder=True)
 
     assert holds.tolist() == [[True, False], [False, False], [False, False]]
     assert known.tolist() == [[True, False], [True, True], [False, False]]
+
+
+def test_a_foreign_file_beside_models_of_several_heads_is_tested_by_the_folders_that_it_names() -> None:
+    foreign = Head("label", "softmax", ("fire", "meadow"))
+
+    holds, known = truth_for(["fire", "meadow", "cellar"], foreign, None, by_folder=True)
+
+    assert holds.tolist() == [[True, False], [False, True], [False, False]]
+    assert known.tolist() == [[True, True], [True, True], [False, False]]
 
 
 @pytest.mark.parametrize(("top_down", "side"), [(False, 4), (True, 8)])

@@ -13,7 +13,7 @@ from edgecnn.errors import ModelError
 from edgecnn.workstation import model_file
 from edgecnn.workstation.backend import keras
 from edgecnn.workstation.channels.shrink import Shrunk, shrink
-from edgecnn.workstation.check import Check, check
+from edgecnn.workstation.check import Check, check, right_at
 from edgecnn.workstation.cluster import cluster
 from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
@@ -115,6 +115,9 @@ def test_a_budget_on_one_head_brings_back_them_all(parent: Path, dataset: Datase
     assert max(drops(made.checks).values()) <= 2
     assert set(made.bundle.manifest.thresholds) == {"fire", "smoke"}
     assert set(made.bundle.manifest.temperatures) == {"ground", "danger"}
+    head, own = made.bundle.manifest.heads[1], made.kept.on_val[1].real
+    right = right_at(head, own.targets[1], own.scores[1], made.bundle.manifest.thresholds)
+    assert {m.head: m.value for m in made.bundle.manifest.measured[:2]}["danger"] == right.mean()
 
 
 def test_where_a_model_has_several_heads_the_file_says_which_one_kept_to_the_budget(

@@ -100,6 +100,28 @@ def test_changing_the_epochs_changes_the_text_that_the_model_file_will_carry() -
     assert (recipe.train.epochs, recipe.train.seed) == (9, 5)
 
 
+@pytest.mark.parametrize("table", ["[train]  # short", "  [train]"])
+def test_the_epochs_are_found_below_a_table_with_a_comment(table: str) -> None:
+    text = SMALL.replace("[train]", table)
+
+    assert recipes.with_epochs(recipes.parse(text), text, 9)[0].train.epochs == 9
+
+
+def test_a_text_that_cannot_be_changed_is_refused_with_the_key_to_change() -> None:
+    dotted = "train.epochs = 1\n" + SMALL.split("[train]")[0]
+    several = 'leave_out = [\n  "a*",\n]\n' + SMALL
+
+    with pytest.raises(RecipeError, match=r"^train\.epochs cannot be changed") as caught:
+        recipes.with_epochs(recipes.parse(dotted), dotted, 9)
+    assert "--epochs" in caught.value.fix
+    with pytest.raises(RecipeError, match=r"^leave_out cannot be changed"):
+        recipes.with_leave_out(recipes.parse(several), several, ["b*"])
+
+
+def test_a_glob_of_any_script_is_left_out() -> None:
+    assert recipes.with_leave_out(recipes.parse(SMALL), SMALL, ["äé*"])[0].leave_out == ("äé*",)
+
+
 def test_a_recipe_that_does_not_exist_is_refused_with_the_names_of_those_that_do() -> None:
     with pytest.raises(RecipeError) as caught:
         recipes.load("scnes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,24 @@ def test_one_label_only_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="one class only"):
         train(parse(RECIPE), RECIPE, open_dataset(data), tmp_path / "out")
+
+
+def test_a_label_that_no_val_picture_shows_is_told_before_the_first_epoch(
+    tmp_path: Path, blobs: Path
+) -> None:
+    shutil.copytree(blobs, tmp_path / "data")
+    pictures = open_dataset(blobs).split("val")
+    lacking = pictures[0].label
+    for picture in open_dataset(tmp_path / "data").split("val"):
+        if picture.label == lacking:
+            Path(picture.source).unlink()
+    told = list[str]()
+    progress = Progress(on_note=told.append, on_epoch=lambda _: told.append("epoch"))
+
+    train(parse(RECIPE), RECIPE, open_dataset(tmp_path / "data"), tmp_path / "out", progress=progress)
+
+    note = f"Note: no val picture shows {lacking}: val says nothing about that."
+    assert note in told[: told.index("epoch")]
 
 
 SMALLER = RECIPE.replace("height_px = 16\nwidth_px = 16", "height_px = 24\nwidth_px = 32").replace(

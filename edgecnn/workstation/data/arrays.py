@@ -71,7 +71,7 @@ def _array_pictures(
             fix="Give one name for each class.",
         )
     numbers = targets.ravel().tolist()
-    labels = [str(number) if names is None else str(names[number]) for number in numbers]
+    labels = [str(number if names is None else names[number].astype(str)) for number in numbers]
     return [
         Picture(f"x_{split}/{index:05d}", split, label, label, array)
         for index, (label, array) in enumerate(zip(labels, pixels, strict=True))

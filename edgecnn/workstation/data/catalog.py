@@ -13,7 +13,7 @@ from edgecnn.workstation.data.archive import is_archive, unpack
 from edgecnn.workstation.data.arrays import list_npz
 from edgecnn.workstation.data.folders import list_folder
 from edgecnn.workstation.data.picture import Listing, Picture, in_threads, listed, refuse_broken
-from edgecnn.workstation.data.splits import SEED, draw_splits, drawn_from, group
+from edgecnn.workstation.data.splits import SEED, compared, draw_splits, drawn_from, group
 
 __all__ = [
     "Dataset",
@@ -37,8 +37,8 @@ class Dataset:
         pictures: Sorted by path.
         left_out: Class folders that belong to no label.
         unread: Picture files of formats that are not read, and pictures outside of any class folder.
-        is_drawn: Whether splits were missing and were drawn: together with other pictures, or with those of
-            other classes, they come out differently.
+        drawn_from: The split that those which were missing were drawn from, ``all`` or ``train``; None where
+            none was. Together with other pictures, or with those of other classes, they come out differently.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Dataset:
     pictures: tuple[Picture, ...]
     left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
-    is_drawn: bool = False
+    drawn_from: str | None = None
 
     def splits(self) -> tuple[str, ...]:
         """Name the splits: train, val and test first, then the others, sorted."""
@@ -78,7 +78,7 @@ class Dataset:
         """
         val = tuple(picture for picture in self.pictures if picture.split == "val")
         text = "\n".join(_digest_lines(pictures) for pictures in (self.split("train"), val))
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest_lines(pictures: Sequence[Picture]) -> str:
@@ -120,7 +120,7 @@ def open_dataset(
             only one class; if a glob matches nothing; if a picture is broken and the splits have to be drawn.
     """
     paths = (path,) if isinstance(path, Path) else tuple(path)
-    listing = list_pictures(paths[0]) if len(paths) == 1 else _joined(paths)
+    listing = list_pictures(*paths)
     name = "+".join(path.name for path in paths)
     where = str(paths[0]) if len(paths) == 1 else name
     labels, label_of = _labels(listing, classes, where)
@@ -131,12 +131,12 @@ def open_dataset(
     )
     source = drawn_from(kept)
     if source:
-        kept = draw_splits(kept, *group([picture for picture in kept if picture.split == source]), seed)
+        kept = draw_splits(kept, *group([kept[place] for place in compared(kept)]), seed)
     kept = _without(kept, leave_out, where)
     _refuse_empty(kept, labels, listing, where)
     folders = {picture.folder for picture in listing.pictures}
     left_out = tuple(sorted(folders - set(label_of)))
-    return Dataset(name, labels, kept, left_out, listing.unread, bool(source))
+    return Dataset(name, labels, kept, left_out, listing.unread, source)
 
 
 def _joined(paths: Sequence[Path]) -> Listing:
@@ -150,7 +150,7 @@ def _joined(paths: Sequence[Path]) -> Listing:
         raise DataError(
             f"Two sets of pictures have one name: {', '.join(names)}.", fix="Rename one, or give it once."
         )
-    listings = [list_pictures(path) for path in paths]
+    listings = [_list_one(path) for path in paths]
     return Listing(
         tuple(
             replace(picture, path=f"{name}/{picture.path}")
@@ -184,12 +184,17 @@ def is_named_like(picture: Picture, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(picture.path.rsplit("/", 1)[-1], glob) for glob in globs)
 
 
-def list_pictures(path: Path) -> Listing:
-    """Find the pictures of a data set without judging it.
+def list_pictures(*paths: Path) -> Listing:
+    """Find the pictures of a data set, or of several together, without judging it.
 
     Raises:
-        DataError: If the path is no folder, archive or ``.npz``, or holds no pictures in class folders.
+        DataError: If a path is no folder, archive or ``.npz``, or holds no pictures in class folders, or two
+            have one name.
     """
+    return _list_one(paths[0]) if len(paths) == 1 else _joined(paths)
+
+
+def _list_one(path: Path) -> Listing:
     if path.is_dir():
         return list_folder(path, str(path))
     if not path.exists():

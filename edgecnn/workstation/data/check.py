@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.catalog import Picture, in_order, in_threads, list_pictures
 from edgecnn.workstation.data.leakage import exact_pairs, fingerprint, groups_of, near_pairs
-from edgecnn.workstation.data.splits import SEED, draw_splits, drawn_from
+from edgecnn.workstation.data.splits import SEED, compared, draw_splits, drawn_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Findings:
     """What a look at a data set found.
 
     Attributes:
-        data: Its path, as given.
+        data: Its path, as given, or several joined by ``+``.
         drawn_from: The split that train, val and test are drawn from where the data lacks them, ``all`` or
             ``train``; else None. ``counts`` and ``pairs`` are those of the splits that were drawn.
         counts: Pictures by split and class, broken ones included.
@@ -80,10 +80,17 @@ class Findings:
         return tuple(pair for pair in self.pairs if pair.crosses_splits)
 
     @property
+    def unmeasured(self) -> dict[str, tuple[str, ...]]:
+        """By split, the classes of train that val or test, where there is one, has no picture of."""
+        known = set(self.counts.get("train", ()))
+        lacking = {split: known - set(self.counts.get(split, known)) for split in ("val", "test")}
+        return {split: tuple(sorted(classes)) for split, classes in lacking.items() if classes}
+
+    @property
     def is_sound(self) -> bool:
-        """Whether nothing leaks, nothing is broken, and there are classes to tell apart."""
+        """Whether nothing leaks, nothing is broken, and there are classes to tell apart in every split."""
         classes = {name for split in self.counts.values() for name in split}
-        return not (self.crossing or self.broken or self.empty) and len(classes) > 1
+        return not (self.crossing or self.broken or self.empty or self.unmeasured) and len(classes) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +100,19 @@ class _Look:
     fingerprint: NDArray[np.float32]
 
 
-def check_data(path: Path) -> Findings:
-    """Read every picture of a data set, and compare each with each.
+def check_data(*paths: Path) -> Findings:
+    """Read every picture of a data set, or of several that are one for a training; compare each with each.
 
     Splits that the data lacks are drawn as ``open_dataset`` does, and looked at like those that it has;
     pictures that cannot be read are left where they are.
 
     Args:
-        path: What ``open_dataset`` takes.
+        paths: What ``open_dataset`` takes, at least one.
 
     Raises:
         DataError: If there is no such data, or no picture in class folders.
     """
-    listing = list_pictures(path)
+    listing = list_pictures(*paths)
     looks = in_threads(_look, listing.pictures)
     broken = {
         picture.path: look.message
@@ -120,7 +127,7 @@ def check_data(path: Path) -> Findings:
         pictures[place] = picture
     counts = _counts(pictures)
     return Findings(
-        str(path),
+        "+".join(str(path) for path in paths),
         drawn_from(listing.pictures),
         counts,
         {split: max(by.values()) / min(by.values()) for split, by in counts.items()},
@@ -144,10 +151,9 @@ def _with_splits(
     pictures: Sequence[Picture], looks: Sequence[_Look], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Picture, ...]:
     """Draw the splits that are missing, by pairs that are known already."""
-    source = drawn_from(pictures)
-    if source is None:
+    if drawn_from(pictures) is None:
         return tuple(pictures)
-    places = [place for place, picture in enumerate(pictures) if picture.split == source]
+    places = compared(pictures)
     number = {place: at for at, place in enumerate(places)}
     inside = [(number[a], number[b]) for a, b in pairs if a in number and b in number]
     leaders = groups_of(len(places), inside)

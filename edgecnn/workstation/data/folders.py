@@ -87,12 +87,17 @@ def _walk(path: Path) -> dict[tuple[str, ...], Path]:
         if real in seen:
             continue
         seen.add(real)
-        parts = Path(folder).relative_to(path).parts
+        parts = tuple(map(_readable, Path(folder).relative_to(path).parts))
         visible = [file for file in files if not _is_hidden(file)]
-        found.update({(*parts, file): Path(folder, file) for file in visible})
+        found.update({(*parts, _readable(file)): Path(folder, file) for file in visible})
         if not visible and not folders:
             found[(*parts, "")] = Path(folder)
     return found
+
+
+def _readable(name: str) -> str:
+    r"""Write the bytes of a name that are no UTF-8 as ``\xe9``: lists and reports name every picture."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _is_hidden(name: str) -> bool:

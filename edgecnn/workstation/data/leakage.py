@@ -7,7 +7,7 @@ thumbnails throws those out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -30,6 +30,7 @@ _NO_STRUCTURE = 1.0  # the length of a thumbnail of one colour, give or take a b
 _HASH_LENGTH = _HASH_SIDE * _HASH_SIDE
 FINGERPRINT_LENGTH = _HASH_LENGTH + _THUMB_SIDE * _THUMB_SIDE
 _BLOCK = 1024
+_AT_ONCE = 65_536
 
 Fingerprint = NDArray[np.float32]
 """64 signs of the hash, then 256 values of the thumbnail, with mean 0 and length 1."""
@@ -75,7 +76,7 @@ def near_pairs(fingerprints: NDArray[np.float32]) -> NDArray[np.int64]:
     """Find all pairs of nearly equal pictures.
 
     Compares every picture with every other, in blocks, as matrix products: 17,034 pictures take 2 s
-    on 2 cores, 60,000 about 30 s, in less than 0.5 GB.
+    on 2 cores, 60,000 about 30 s, in less than 0.5 GB, and 16 bytes for each pair that is found.
 
     Args:
         fingerprints: Shape (count, 320).
@@ -98,12 +99,14 @@ def near_pairs(fingerprints: NDArray[np.float32]) -> NDArray[np.int64]:
         rows, columns = np.nonzero(dots >= _HASH_LENGTH - 2 * MAX_BITS)
         later = columns > rows
         pairs = np.stack([rows[later], columns[later]], axis=1) + start
-        alike = np.einsum("ij,ij->i", thumbs[pairs[:, 0]], thumbs[pairs[:, 1]])
-        found.append(judged[pairs[alike >= MIN_CORRELATION]])
+        # Of a camera that does not move every pair is a candidate: not all their thumbnails at once.
+        for part in np.split(pairs, range(_AT_ONCE, len(pairs), _AT_ONCE)):
+            alike = np.einsum("ij,ij->i", thumbs[part[:, 0]], thumbs[part[:, 1]])
+            found.append(judged[part[alike >= MIN_CORRELATION]])
     return np.concatenate(found)
 
 
-def groups_of(count: int, pairs: Iterable[Sequence[int]] | NDArray[Any]) -> NDArray[np.int64]:
+def groups_of(count: int, pairs: Sequence[Sequence[int]] | NDArray[Any]) -> NDArray[np.int64]:
     """Join pictures that are linked by pairs, directly or through others.
 
     Returns:
@@ -113,18 +116,16 @@ def groups_of(count: int, pairs: Iterable[Sequence[int]] | NDArray[Any]) -> NDAr
         >>> groups_of(5, [(0, 2), (2, 4)]).tolist()
         [0, 1, 0, 3, 0]
     """
-    parent = list(range(count))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    for first, second in pairs:
-        low, high = sorted((root(int(first)), root(int(second))))
-        parent[high] = low
-    return np.array([root(node) for node in range(count)], np.int64)
+    leaders = np.arange(count, dtype=np.int64)
+    linked = np.reshape(np.asarray(pairs, np.int64), (-1, 2))
+    while len(linked):
+        ends = leaders[linked]
+        np.minimum.at(leaders, ends.max(axis=1), ends.min(axis=1))
+        while (leaders[leaders] != leaders).any():
+            leaders = leaders[leaders]
+        ends = leaders[linked]
+        linked = linked[ends[:, 0] != ends[:, 1]]
+    return leaders
 
 
 def exact_pairs(digests: Sequence[str]) -> NDArray[np.int64]:

@@ -32,6 +32,17 @@ def drawn_from(pictures: Sequence[Picture]) -> str | None:
     return "train" if splits & {"train", "val"} == {"train"} else None
 
 
+def compared(pictures: Sequence[Picture]) -> list[int]:
+    """Give the positions of the pictures that are compared before splits are drawn.
+
+    Returns:
+        All where some have no split, since they may be copies of those that have one; else those of the
+        split that is drawn from, and none where nothing is drawn.
+    """
+    source = drawn_from(pictures)
+    return [place for place, picture in enumerate(pictures) if source in (UNSPLIT, picture.split)]
+
+
 def group(pictures: Sequence[Picture]) -> tuple[NDArray[np.int64], list[str]]:
     """Find the groups of near-duplicates; of pictures under 32 pixels, exact copies only.
 
@@ -65,37 +76,51 @@ def draw_splits(
 
     Args:
         pictures: All of them.
-        leaders: Of the pictures in the split that is drawn from, the smallest position in each one's group.
+        leaders: Of the pictures that ``compared`` names, the smallest position among them in each one's
+            group.
         digests: Of those same pictures.
         seed: Of the draw.
     """
-    source = drawn_from(pictures)
-    places = [place for place, picture in enumerate(pictures) if picture.split == source]
-    labels = [pictures[place].label for place in places]
-    dealt = _deal(labels, leaders, digests, seed) if source == UNSPLIT else _draw_val(labels, leaders, seed)
+    places = compared(pictures)
+    own = [pictures[place] for place in places]
+    if drawn_from(pictures) == UNSPLIT:
+        dealt = _deal(own, leaders, digests, seed)
+    else:
+        dealt = _draw_val([picture.label for picture in own], leaders, seed)
     drawn = list(pictures)
     for place, split in zip(places, dealt, strict=True):
         drawn[place] = replace(pictures[place], split=split)
     return tuple(drawn)
 
 
-def _deal(labels: Sequence[str], leaders: NDArray[np.int64], digests: Sequence[str], seed: int) -> list[str]:
+def _deal(
+    pictures: Sequence[Picture], leaders: NDArray[np.int64], digests: Sequence[str], seed: int
+) -> list[str]:
     """Deal groups whole, by what they show: a picture that is added moves no other.
 
+    Pictures that have a split keep it, and near-duplicates of theirs follow them: to train, where they
+    stand there and elsewhere too.
+
     A group's smallest digest and the seed make a number in [0, 1): val below 0.1, test below 0.2, else
-    train. So each label is split 80 : 10 : 10 on average. Where chance would leave val or test of a
-    label empty, the groups next in line fill in; a group larger than a tenth of its label stays in train.
+    train. So each label is split 80 : 10 : 10 on average. A group larger than a tenth of its label stays
+    in train. Where that or chance would leave val or test of a label empty, the groups next in line fill
+    in, of the large ones the smallest first.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for position, leader in enumerate(leaders.tolist()):
         members[leader].append(position)
-    largest = _largest(labels)
+    largest = _largest([picture.label for picture in pictures if picture.split == UNSPLIT])
     by_label: dict[str, list[tuple[float, list[int]]]] = defaultdict(list)
+    dealt = [picture.split for picture in pictures]
     for leader, positions in members.items():
-        label = labels[leader]
+        if given := {dealt[position] for position in positions} - {UNSPLIT}:
+            for position in positions:
+                if dealt[position] == UNSPLIT:
+                    dealt[position] = "train" if "train" in given else min(given)
+            continue
+        label = pictures[leader].label
         point = _point(seed, min(digests[position] for position in positions))
         by_label[label].append((point if len(positions) <= largest[label] else 1.0, positions))
-    dealt = ["train"] * len(labels)
     for groups in by_label.values():
         for split, positions in zip(_cut([point for point, _ in groups]), _in_turn(groups), strict=True):
             for position in positions:
@@ -108,7 +133,7 @@ def _point(seed: int, digest: str) -> float:
 
 
 def _in_turn(groups: Sequence[tuple[float, list[int]]]) -> list[list[int]]:
-    return [positions for _, positions in sorted(groups)]
+    return [positions for _, positions in sorted(groups, key=lambda one: (one[0], len(one[1]), one[1]))]
 
 
 def _cut(points: Sequence[float]) -> list[str]:
@@ -116,22 +141,23 @@ def _cut(points: Sequence[float]) -> list[str]:
 
     Example:
         >>> _cut([0.4, 0.7, 0.01, 0.9]), _cut([0.4, 1.0, 1.0])
-        (['val', 'test', 'train', 'train'], ['val', 'train', 'train'])
+        (['val', 'test', 'train', 'train'], ['val', 'test', 'train'])
     """
-    count, small = len(points), sum(point < 1 for point in points)
+    count = len(points)
     if count <= 2:
         return ["train"] * count
     val = sum(point < VAL_SHARE for point in points)
     test = sum(point < VAL_SHARE + TEST_SHARE for point in points) - val
-    val = min(max(1, val), count - 2, small)
-    test = min(max(1, test), count - 1 - val, small - val)
+    val = min(max(1, val), count - 2)
+    test = min(max(1, test), count - 1 - val)
     return ["val"] * val + ["test"] * test + ["train"] * (count - val - test)
 
 
 def _draw_val(labels: Sequence[str], leaders: NDArray[np.int64], seed: int) -> list[str]:
     """Draw a tenth of each label; a group goes where its first member goes, and a large one to train.
 
-    Drawn by position and not by content: pictures without a copy are split as by every earlier version.
+    Where that leaves val without a label of at least three groups, it gets the smallest of them. Drawn by
+    position and not by content: pictures without a copy are split as by every earlier version.
     """
     by_label: dict[str, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):
@@ -142,6 +168,10 @@ def _draw_val(labels: Sequence[str], leaders: NDArray[np.int64], seed: int) -> l
         chosen.update(_generator(seed, label).permutation(positions)[:count].tolist())
     sizes, largest = Counter(leaders.tolist()), _largest(labels)
     val = {leader for leader in chosen if sizes[leader] <= largest[labels[leader]]}
+    for positions in by_label.values():
+        groups = {int(leader) for leader in leaders[positions]}
+        if len(groups) > 2 and not groups & val:
+            val.add(min(groups, key=lambda leader: (sizes[leader], leader)))
     return ["val" if leader in val else "train" for leader in leaders.tolist()]
 
 
@@ -152,5 +182,5 @@ def _largest(labels: Sequence[str]) -> dict[str, int]:
 
 def _generator(seed: int, label: str) -> np.random.Generator:
     """Draw each label by itself, so that a further class leaves the splits of the others alone."""
-    digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(label.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])

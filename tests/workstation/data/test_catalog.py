@@ -113,6 +113,46 @@ def test_the_smallest_classes_have_a_picture_in_every_split(tmp_path: Path) -> N
         assert counts == {(split, label): 1 for split in ("train", "val", "test") for label in "abc"}
 
 
+def clips(root: Path, lengths: dict[str, int], seed: int) -> None:
+    """Write frames of clips: of one nearly the same picture."""
+    for number, (clip, length) in enumerate(lengths.items()):
+        still = scenery(seed + number).astype(np.int16)
+        for frame in range(length):
+            noise = np.random.default_rng(frame).integers(-3, 4, still.shape)
+            save(root / f"{clip}_{frame}.png", np.clip(still + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("given", ["", "train/"])
+def test_a_class_of_a_few_clips_has_its_shortest_in_every_split_that_is_drawn(
+    tmp_path: Path, given: str
+) -> None:
+    clips(tmp_path / f"{given}fire", {"a": 9, "b": 5, "c": 7, "d": 8}, seed=500)
+    fill(tmp_path, f"{given}no_fire", count=40)
+
+    shown = {
+        split: {p.path.split("/")[-1][0] for p in open_dataset(tmp_path).split(split) if p.label == "fire"}
+        for split in open_dataset(tmp_path).splits()
+    }
+
+    drawn = {"val": {"b"}} if given else {"val": {"b"}, "test": {"c"}}
+    assert shown == {"train": set("abcd") - set().union(*drawn.values()), **drawn}
+
+
+def test_copies_of_pictures_that_have_a_split_follow_them(tmp_path: Path) -> None:
+    fill(tmp_path / "first", *(f"{split}/{label}" for split in ("train", "val", "test") for label in "ab"))
+    for label in "ab":
+        for path in (tmp_path / "first").glob(f"*/{label}/*.png"):
+            dimmed = np.clip(cv2.imread(str(path)) * 0.9 + 4, 0, 255).astype(np.uint8)
+            save(tmp_path / "second" / label / f"{path.parts[-3]}_{path.stem}.png", dimmed)
+    fill(tmp_path / "second", "a", "b", count=30)
+
+    data = open_dataset([tmp_path / "first", tmp_path / "second"])
+
+    followers = [p for p in data.pictures if "_" in p.path]
+    assert len(followers) == 12
+    assert all(Path(p.path).stem.startswith(f"{p.split}_") for p in followers)
+
+
 def test_a_broken_picture_is_named_where_splits_have_to_be_drawn(tmp_path: Path) -> None:
     fill(tmp_path, "train/a", "train/b")
     (tmp_path / "train/b/0.png").write_bytes(b"")
@@ -124,6 +164,19 @@ def test_a_set_with_train_alone_keeps_it_and_gives_a_tenth_to_val(tmp_path: Path
     data = open_dataset(fill(tmp_path / "w/images", "train/a", "train/b", count=10))
     assert Counter(p.split for p in data.pictures) == {"train": 18, "val": 2}
     assert all(p.path.startswith("train/") for p in data.split("val"))
+
+
+def test_a_name_that_is_no_utf_8_is_written_so_that_lists_and_reports_can_name_it(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a", "train/b", "val/a")
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "train/a/0.png").rename(tmp_path / "train/a" / name)
+
+    data = open_dataset(tmp_path)
+
+    paths = [p.path for p in data.split("train")]
+    assert "train/a/caf\\xe9.png" in paths
+    assert "".join(paths).encode()
+    assert data.split("train")[paths.index("train/a/caf\\xe9.png")].read().shape == (48, 48, 3)
 
 
 def test_an_unknown_split_is_refused_with_those_that_there_are(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from edgecnn.cli.data import data as command
 from edgecnn.core.frame import Pixels
 from edgecnn.errors import CheckFailed, DataError, MissingPackageError
 from edgecnn.workstation.data import fetch as room
+from edgecnn.workstation.data import leakage
 from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.data.check import check_data
 from edgecnn.workstation.data.leakage import fingerprint, near_pairs
@@ -49,6 +50,42 @@ def test_pairs_are_found_across_blocks() -> None:
     prints = np.stack([fingerprint(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(2100)])
     prints[2099] = prints[3]
     assert near_pairs(prints).tolist() == [[3, 2099]]
+
+
+def test_a_camera_that_does_not_move_is_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    prints = np.stack([fingerprint(scenery(seed % 2)) for seed in range(20)])
+    alike = [[a, b] for a in range(20) for b in range(a + 1, 20) if a % 2 == b % 2]
+    monkeypatch.setattr(leakage, "_AT_ONCE", 7)
+
+    assert near_pairs(prints).tolist() == alike
+    assert leakage.groups_of(20, alike).tolist() == [0, 1] * 10
+
+
+def test_pictures_are_joined_through_others_in_any_order() -> None:
+    chain = np.random.default_rng(1).permutation([(at, at + 1) for at in range(999) if at != 499])
+
+    assert leakage.groups_of(1000, chain).tolist() == [0] * 500 + [500] * 500
+
+
+def test_a_class_that_val_or_test_does_not_show_is_named_and_exits_with_3(tmp_path: Path) -> None:
+    sound_set(tmp_path)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "val/b").rename(tmp_path / "test/b")
+
+    result = CliRunner().invoke(command, ["check", str(tmp_path)])
+
+    assert isinstance(result.exception, CheckFailed)
+    assert "val has no b, test has no a" in result.exception.message
+
+
+def test_copies_are_found_across_several_sets(tmp_path: Path) -> None:
+    sound_set(tmp_path / "one")
+    sound_set(tmp_path / "two")
+
+    pairs = check_data(tmp_path / "one", tmp_path / "two").pairs
+
+    assert len(pairs) == 12
+    assert all(Path(pair.first).relative_to("one") == Path(pair.second).relative_to("two") for pair in pairs)
 
 
 def test_a_sound_set_passes(tmp_path: Path) -> None:
