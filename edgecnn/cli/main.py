@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import NoReturn
 
@@ -69,6 +70,9 @@ def edgecnn() -> None:
 
 def main() -> NoReturn:
     """Run the command line; a mistake of the user ends in two lines, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # The name of a file need not be UTF-8; what reads the output gets the bytes that it has on the disk.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         edgecnn(standalone_mode=False)
     except EdgecnnError as error:

@@ -229,6 +229,7 @@ def roll_back(target: Target, systemctl: str, probation_s: float, show: Show) ->
 
     Raises:
         TakenBack: If that one fails too; the present one stays.
+        LinkLost: If the connection breaks again and again; the device may have gone back by itself.
         DeployError: If there is none, or the device cannot be reached.
     """
     with _Timed(show, "look at the device"):
@@ -239,13 +240,21 @@ def roll_back(target: Target, systemctl: str, probation_s: float, show: Show) ->
         raise DeployError(
             f"{target.host} holds no other release to go back to.", fix="Deploy the model that you want."
         )
-    as_root = _as_root(found, systemctl)
-    with Link(target, as_root) as link, _Timed(show, "hand over to the device") as timed:
-        _hold(link, settings_of(target, systemctl))
-        timed.note = f"back to {other['name']}, release {other['id'][:12]}"
-        deploy = _commit(link, target, other["id"], ROLLED_BACK, probation_s)
-    asked = Outcome(target.host, ROLLED_BACK, "", other["id"], other["files"], other["env"])
-    return _follow(target, as_root, deploy, asked, show)
+    as_root, release, before = _as_root(found, systemctl), other["id"], found.status["state"].get("deploy")
+    asked = Outcome(target.host, ROLLED_BACK, "", release, other["files"], other["env"])
+    try:
+        for attempt in _attempts(show):
+            with attempt, Link(target, as_root) as link, _Timed(show, "hand over to the device") as timed:
+                deploy, _ = _take(link, settings_of(target, systemctl), release, before)
+                deploy = deploy or _commit(link, target, release, ROLLED_BACK, probation_s)
+                timed.note = f"back to {other['name']}, release {release[:12]}"
+        return _follow(target, as_root, deploy, asked, show)
+    except LinkLost as error:
+        # To do this again, as the link says, would go forward if the device has gone back by itself.
+        raise LinkLost(
+            error.message,
+            fix="Ask --status what runs before you roll back again: a second time means the other slot.",
+        ) from error
 
 
 def status(target: Target) -> Mapping[str, Any]:
@@ -285,13 +294,11 @@ class _Deployment:
 
     def hold(self) -> str:
         """Take the device for us, and see whether this release runs there already."""
-        _hold(self.link, settings_of(self._order.target, self._order.systemctl))
-        status = self.link.ask("status")
-        state, running = status["state"], status["releases"].get(status["current"])
-        if state.get("release") == self._wanted.id and state.get("deploy") != self._before:
-            # The link was cut while it was handed over: the device has gone on without us.
-            self.deploy = state["deploy"]
+        settings = settings_of(self._order.target, self._order.systemctl)
+        self.deploy, status = _take(self.link, settings, self._wanted.id, self._before)
+        if self.deploy:
             return "the device went on by itself"
+        running = status["releases"].get(status["current"])
         is_same = running is not None and running["id"] == self._wanted.id and status["active"]
         if is_same and self._trusts_already(running):
             return _NOTHING_TO_DO
@@ -438,6 +445,27 @@ def units(root: str) -> dict[str, str]:
 
 def _as_root(found: Look, systemctl: str) -> bool:
     return not systemctl and not found.facts.is_root
+
+
+def _take(
+    link: Link, settings: dict[str, Any], release: str, before: str | None
+) -> tuple[str, Mapping[str, Any]]:
+    """Take the device for us, and see whether it went on without us when the link was cut.
+
+    Args:
+        link: To the device.
+        settings: As ``settings_of`` gives them.
+        release: The one that was, or is to be, handed over.
+        before: The deploy that the device told of before anything was changed.
+
+    Returns:
+        The deploy that it has begun with ``release``, empty for none; and what runs.
+    """
+    _hold(link, settings)
+    status = link.ask("status")
+    state = status["state"]
+    has_begun = state.get("release") == release and state.get("deploy") != before
+    return (state["deploy"] if has_begun else ""), status
 
 
 def _hold(link: Link, settings: dict[str, Any]) -> None:

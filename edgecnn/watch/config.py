@@ -325,6 +325,20 @@ def secret(env: str, file: Path | None, what: str) -> str | None:
     return value
 
 
+def expanded(path: str | Path) -> Path:
+    """Put the home folder in the place of ``~`` or ``~user``.
+
+    Raises:
+        RecipeError: If there is no such user, or nobody knows where that home is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(
+            f"'{path}' begins in a home folder that is not known here.", fix="Write the path from '/' on."
+        ) from error
+
+
 def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
@@ -333,7 +347,7 @@ def _decode(kind: type, value: Any) -> Any:
 
 def _resolved(config: Config, folder: Path) -> Config:
     def at(path: Path) -> Path:
-        return folder / path.expanduser()
+        return folder / expanded(path)
 
     def maybe(path: Path | None) -> Path | None:
         return None if path is None else at(path)
@@ -369,7 +383,7 @@ def _placed(uri: str, folder: Path) -> str:
     if _NO_PATH.fullmatch(uri):
         return uri
     name = uri.removeprefix(_REPLAY)
-    return f"{uri[: len(uri) - len(name)]}{folder / Path(name).expanduser()}"
+    return f"{uri[: len(uri) - len(name)]}{folder / expanded(name)}"
 
 
 def _refuse_impossible_values(config: Config) -> None:
@@ -397,6 +411,11 @@ def _refuse_impossible_values(config: Config) -> None:
         )
     if config.mqtt is not None and not config.mqtt.host.strip():
         raise RecipeError("'mqtt.host' is empty.", fix="Write the name or the address of the broker.")
+    if config.mqtt is not None and set(config.mqtt.topic_prefix) & set("+#\0"):
+        raise RecipeError(
+            f"'mqtt.topic_prefix' begins every topic and cannot be '{config.mqtt.topic_prefix}'.",
+            fix="Leave '+' and '#' out, which stand for other topics; 'home/edgecnn' for instance.",
+        )
     for name in _POSITIVE + _NOT_NEGATIVE:
         if rule := _broken_rule(name, _setting(config, name)):
             raise RecipeError(f"'{name}' {rule}; found {_setting(config, name)}.", fix=f"Correct '{name}'.")

@@ -180,8 +180,8 @@ def _check(config: Config, path: Path, model: Model) -> None:
 
 
 def _page(config: Config) -> Page:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.web.host, config.web.host)
-    url = f"http://{host}:{config.web.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.web.host, config.web.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{config.web.port}"
     return Page(url, config.web.token_env, str(config.web.token_file or ""))
 
 

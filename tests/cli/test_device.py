@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_a_bad_picture_among_good_ones_is_named_and_the_rest_goes_on(
     assert str(paths[1]) in done.stderr
     assert "Fix: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_picture_whose_name_is_no_text_is_printed_with_the_bytes_that_its_name_has(
+    made: file.Bundle, picture: Path
+) -> None:
+    picture.rename(picture.with_name(os.fsdecode(b"caf\xe9.png")))
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecnn", "predict", str(made.path), str(picture.parent), "--json"],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"caf\xe9.png" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["empty", "missing.png", "broken.mp4"])

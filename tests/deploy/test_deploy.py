@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker import free_port, until
@@ -21,9 +22,13 @@ from deploy_faults import (
     options,
     write_other,
 )
+from pi_box import wait_settled
 
 from edgecnn.bundle import signature
+from edgecnn.cli.deploy import Transcript
+from edgecnn.deploy import flow
 from edgecnn.deploy.device.layout import digest
+from edgecnn.deploy.remote import Link, LinkLost, Target
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,6 +58,29 @@ def deploy(field: Field, model: Path, *words: str | Path) -> subprocess.Complete
     return field.box.deploy(
         "--model", model, "--config", field.box.config(field.clip), *options(field), *words
     )
+
+
+def go_back(field: Field) -> flow.Outcome:
+    box, words = field.box, field.box.command()
+    target = Target(box.name, ssh_config=box.ssh_config, root=str(box.root))
+    return flow.roll_back(target, words[words.index("--systemctl") + 1], 1, Transcript())
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Cut the link at the first hand-over: the device goes on, and nobody here has heard of it."""
+    deploys: list[str] = []
+    ask = Link.ask
+
+    def cut(link: Link, do: str, *body: bytes, **words: Any) -> dict[str, Any]:
+        answer = ask(link, do, *body, **words)
+        if do == "commit" and not deploys:
+            deploys.append(answer["deploy"])
+            raise link._lost()
+        return answer
+
+    monkeypatch.setattr(Link, "ask", cut)
+    return deploys
 
 
 def test_what_is_deployed_watches_and_the_history_says_who_and_what_and_when(field: Field) -> None:
@@ -177,6 +205,29 @@ def test_a_person_can_go_back_to_the_release_before(field: Field) -> None:
     said = json.loads(done.stdout)
     assert (said["state"], said["files"]["fire.tflite"]) == ("rolled back", before)
     assert field.box.history()[-1]["action"] == "rolled back"
+
+
+def test_a_way_back_whose_link_was_cut_at_the_hand_over_is_gone_once(field: Field, lost: list[str]) -> None:
+    before = field.box.watching()
+    assert deploy(field, field.new_model()).returncode == 0
+
+    outcome = go_back(field)
+
+    assert (outcome.state, field.box.watching()) == ("rolled back", before)
+    assert [entry["deploy"] for entry in field.box.history() if entry["action"] == "rolled back"][-1:] == lost
+
+
+def test_whoever_did_not_see_the_end_of_a_way_back_is_told_to_ask_what_runs_before_the_next(
+    field: Field, lost: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert deploy(field, field.new_model()).returncode == 0
+    monkeypatch.setattr(flow, "ATTEMPTS", 1)
+
+    with pytest.raises(LinkLost) as caught:
+        go_back(field)
+    assert wait_settled(field.box)
+
+    assert "--status" in caught.value.fix
 
 
 @pytest.mark.parametrize(("moment", "fault"), BROKEN)

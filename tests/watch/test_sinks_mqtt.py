@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from edgecnn.errors import RecipeError
 from edgecnn.watch.config import MqttConfig
 from edgecnn.watch.sinks.feed import Feed
 from edgecnn.watch.sinks.journal import Journal
-from edgecnn.watch.sinks.mqtt import MqttSink
+from edgecnn.watch.sinks.mqtt import MqttSink, discovery
 
 
 @pytest.fixture
@@ -121,6 +122,22 @@ def test_home_assistant_finds_an_alarm_for_each_label_a_camera_and_its_faults(
     assert smoke["state_topic"] == "edgecnn/yard/state"
     assert said["homeassistant/camera/edgecnn_yard_snapshot/config"]["topic"] == "edgecnn/yard/snapshot"
     assert len({one["unique_id"] for one in said.values()}) == 4
+
+
+@pytest.mark.parametrize("device", ["yard.2", "küche"])
+def test_home_assistant_takes_every_topic_whatever_a_camera_is_called(device: str) -> None:
+    topics = discovery("edgecnn", device, ["fire", "open flame"])
+
+    refused = [t for t in topics if not re.fullmatch(r"homeassistant/\w+/[a-zA-Z0-9_-]+/config", t)]
+    assert refused == []
+
+
+def test_cameras_and_labels_in_another_script_are_told_apart_in_home_assistant() -> None:
+    topics = [
+        topic for device in ("厨房", "花园") for topic in discovery("edgecnn", device, ["火灾", "烟雾"])
+    ]
+
+    assert len(set(topics)) == 2 * 4
 
 
 def test_events_of_a_time_without_broker_arrive_in_order_when_it_is_back(

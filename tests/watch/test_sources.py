@@ -182,6 +182,12 @@ def test_a_clip_that_does_not_exist_or_is_none_is_refused(tmp_path: Path) -> Non
         frames(tmp_path / "empty", realtime=False)
 
 
+@pytest.mark.parametrize("uri", ["~no-such-user/clip.mp4", "replay:~no-such-user/clip.mp4"])
+def test_a_clip_in_the_home_of_nobody_is_named(uri: str) -> None:
+    with pytest.raises(RecipeError, match=r"'~no-such-user/clip\.mp4' begins in a home folder"):
+        frames(uri)
+
+
 def test_an_incident_is_replayed_by_its_id(clip: Path, tmp_path: Path) -> None:
     incidents = tmp_path / "incidents"
     incidents.mkdir()

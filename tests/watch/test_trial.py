@@ -62,6 +62,22 @@ def test_a_whole_model_with_a_fitting_configuration_is_proven_with_one_frame(
     assert (proof.web.url, proof.web.token_file) == ("http://127.0.0.1:9", str(tmp_path / "t"))
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("::1", "http://[::1]:9"), ("::", "http://[::1]:9"), ("fd00::7", "http://[fd00::7]:9")],
+)
+def test_a_page_on_an_ipv6_address_is_asked_where_it_is(
+    model: Path, tmp_path: Path, host: str, url: str
+) -> None:
+    path = config(tmp_path)
+    path.write_text(path.read_text().replace("0.0.0.0", host))
+
+    proof = prove(model, path)
+
+    assert proof.web is not None
+    assert proof.web.url == url
+
+
 def test_a_model_without_recorded_pictures_cannot_be_proven(tmp_path: Path) -> None:
     file.write(tmp_path / "m.tflite", tiny_models.flat(), tiny_models.manifest(), None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import ssl
 import threading
@@ -185,12 +186,13 @@ def discovery(prefix: str, device: str, labels: Sequence[str]) -> dict[str, dict
 
     Source:
         Home Assistant, "MQTT discovery": ``<prefix>/<component>/<object_id>/config``; components
-        ``binary_sensor`` (device classes ``smoke``, ``problem``) and ``camera``.
+        ``binary_sensor`` (device classes ``smoke``, ``problem``) and ``camera``; an ``object_id`` is made
+        of ``[a-zA-Z0-9_-]``.
 
     Returns:
         What to publish, by topic.
     """
-    base = f"{prefix}/{device}"
+    base, camera = f"{prefix}/{device}", f"edgecnn_{_slug(device)}"
     common = {
         "availability_topic": f"{base}/available",
         "device": {
@@ -213,15 +215,15 @@ def discovery(prefix: str, device: str, labels: Sequence[str]) -> dict[str, dict
         }
 
     said = {
-        f"homeassistant/binary_sensor/edgecnn_{device}_{_slug(label)}/config": sensor(
+        f"homeassistant/binary_sensor/{camera}_{_slug(label)}/config": sensor(
             label, f"{{{{ value_json.alarms[{json.dumps(label)}] }}}}", "smoke"
         )
         for label in labels
     }
-    said[f"homeassistant/binary_sensor/edgecnn_{device}_camera_fault/config"] = sensor(
+    said[f"homeassistant/binary_sensor/{camera}_camera_fault/config"] = sensor(
         "camera fault", "{{ value_json.camera }}", "problem"
     )
-    said[f"homeassistant/camera/edgecnn_{device}_snapshot/config"] = {
+    said[f"homeassistant/camera/{camera}_snapshot/config"] = {
         **common,
         "name": "snapshot",
         "unique_id": f"edgecnn_{device}_snapshot",
@@ -248,8 +250,15 @@ def _client(config: MqttConfig, device: str, password: str | None) -> paho.Clien
 
 
 def _slug(text: str) -> str:
-    """Keep what Home Assistant allows in an id: letters, digits, ``_`` and ``-``."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)
+    """Keep what Home Assistant allows in an id: letters, digits, ``_`` and ``-``.
+
+    Example:
+        >>> _slug("yard.2"), _slug("küche")
+        ('yard_2', 'k_che_d4b04d03')
+    """
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)
+    # Of a name in another script nothing would tell it from the next one of the same length.
+    return kept if text.isascii() else f"{kept}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _jpeg(frame: Frame) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgecnn.errors import RuntimeFault
-from edgecnn.watch.config import SourceConfig
+from edgecnn.watch.config import SourceConfig, expanded
 from edgecnn.watch.sources.address import is_stream, with_password
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def open_source(config: SourceConfig, incidents: Path | None = None) -> WatchSou
 
     Raises:
         RuntimeFault: If there is no such clip, folder or incident.
-        RecipeError: If the password of a stream is not where the configuration says.
+        RecipeError: If the password of a stream is not where the configuration says, or a path begins
+            with the home of nobody.
     """
     # Imported here: a camera box needs no picamera2 for a USB camera, nor OpenCV's video for a folder.
     if found := _PI_CAMERA.match(config.uri):
@@ -43,7 +44,7 @@ def open_source(config: SourceConfig, incidents: Path | None = None) -> WatchSou
         return opencv.CameraSource(config)
     if config.uri.startswith(_REPLAY):
         return opencv.ClipSource(config, _clip(config.uri.removeprefix(_REPLAY), incidents))
-    path = Path(config.uri).expanduser()
+    path = expanded(config.uri)
     if path.is_dir():
         from edgecnn.watch.sources.folder import FolderSource
 
@@ -58,7 +59,7 @@ def open_source(config: SourceConfig, incidents: Path | None = None) -> WatchSou
 
 def _clip(name: str, incidents: Path | None) -> Path:
     """Find the clip of an incident, by its path or by the incident's id."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     # A clip that is still being written has a second dot in its name.
