@@ -233,19 +233,22 @@ def step(
 
 
 def resumed(state: AlarmState, at_s: float) -> AlarmState:
-    """Let a score that holds go on holding after a time in which nobody looked, which does not count.
+    """Leave out a time in which nobody looked: a score goes on holding, and the next one weighs nothing yet.
 
     Args:
         state: What the last step before left.
         at_s: When the first frame after it was taken.
 
     Example:
-        >>> resumed(AlarmState(0.9, at_s=5.0, crossed_at_s=4.0), at_s=100.0).crossed_at_s
-        99.0
+        >>> later = resumed(AlarmState(0.9, at_s=5.0, crossed_at_s=4.0), at_s=100.0)
+        >>> later.crossed_at_s, later.at_s
+        (99.0, 100.0)
     """
-    if state.crossed_at_s is None or state.at_s is None:
+    if state.at_s is None:
         return state
-    return replace(state, crossed_at_s=state.crossed_at_s + max(0.0, at_s - state.at_s))
+    gap_s = max(0.0, at_s - state.at_s)
+    crossed_at_s = None if state.crossed_at_s is None else state.crossed_at_s + gap_s
+    return replace(state, at_s=state.at_s + gap_s, crossed_at_s=crossed_at_s)
 
 
 def _last(policy: AlarmPolicy, state: AlarmState, frame_index: int) -> tuple[AlarmState, Event | None]:
@@ -264,7 +267,12 @@ def _is_cooling(policy: AlarmPolicy, state: AlarmState, at_s: float) -> bool:
 
 
 def _smooth(policy: AlarmPolicy, state: AlarmState, score: float, at_s: float) -> float:
-    """Weigh the old score by ``0.5 ** (elapsed / half_life)``: exponential smoothing in time."""
+    """Weigh the old score by ``0.5 ** (elapsed / half_life)``: exponential smoothing in time.
+
+    A score that is no number says nothing, and would never be forgotten.
+    """
+    if math.isnan(score):
+        return state.score
     if state.at_s is None or policy.half_life_s == 0:
         return score
     kept = float(0.5 ** (max(0.0, at_s - state.at_s) / policy.half_life_s))

@@ -140,7 +140,7 @@ def quick(model: Path, source: str, labels: Sequence[str], port: int, realtime: 
         policies,
         web=WebConfig(port=port),
     )
-    journal = replace(config.journal, folder=config.journal.folder.expanduser())
+    journal = replace(config.journal, folder=configs.expanded(config.journal.folder))
     return replace(config, journal=journal), loaded
 
 

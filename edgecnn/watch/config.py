@@ -61,7 +61,7 @@ class ModelConfig:
         trusted_keys: A public key, or a folder of them, of which one must have signed the file; None
             takes every file.
         fallback: The same model for the CPU, which looks while the delegate cannot; left out, a delegate
-            that is missing refuses the start, and one that fails stops the watching.
+            that is missing refuses the start, and one that fails later is told, and every frame is tried.
     """
 
     path: Path = field(default_factory=for_watching)

@@ -72,7 +72,7 @@ class Decider:
         self.rules = rules
         self._states: dict[str, AlarmState] = {}
         self._self_test = SelfTest()
-        self._is_suspect = False
+        self._is_suspect = self._is_blind = False
         self._camera_ids: dict[str, str] = {}
 
     @property
@@ -95,14 +95,15 @@ class Decider:
 
         A frame that cannot be trusted raises no alarm and ends none: the picture is tested every
         ``LOOK_EVERY_S``, and beyond that each frame by which anything of an alarm would be told. Nor does a
-        score hold while the camera is away or not trusted.
+        score hold while the camera is away or not trusted. Frames that repeat the one before are left out; a
+        score holds over them until the picture counts as frozen.
 
         Returns:
             What is to be told, oldest first.
         """
         events = self.camera("lost", False, frame.captured_at_s, frame.index, utc_s)
         known = self._states
-        if events or self._is_suspect:
+        if events or self._is_blind:
             known = {label: resumed(state, frame.captured_at_s) for label, state in known.items()}
         window = Window.of(self.rules.input, *frame.pixels_rgb.shape[:2])
         steps = [
@@ -166,7 +167,7 @@ class Decider:
         if not rules.self_tests:
             for name in [name for name in self._camera_ids if name not in _NOT_OF_THE_PICTURE]:
                 events += self.camera(name, False, at_s, index, utc_s)
-            self._self_test, self._is_suspect = SelfTest(), False
+            self._self_test, self._is_suspect, self._is_blind = SelfTest(), False, False
         return events
 
     def _is_due(self, frame: Frame) -> bool:
@@ -179,6 +180,8 @@ class Decider:
             self._self_test, frame.pixels_rgb, frame.captured_at_s, self.rules.frozen_after_s
         )
         self._is_suspect = bool(verdict.suspicions)
+        # A picture that a camera sends again tells nothing, but until the next one time goes on.
+        self._is_blind = bool(verdict.suspicions - {"frozen"} or "frozen" in self._self_test.told)
         return [
             event
             for name in verdict.began + verdict.ended

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
+
 from edgecnn.bundle.signature import read_trusted, verify
 from edgecnn.core.alarm import Event
 from edgecnn.core.frame import Frame, InputSpec
@@ -216,17 +218,16 @@ class Watch:
 
     def _look(self, frame: Frame) -> None:
         """Do everything that one frame asks for."""
+        self._last_frame_s = self._clock.now_s()
         try:
-            prediction = self._model.predict(frame)
+            prediction = _numbers(self._model.predict(frame))
         except EdgecnnError as error:
-            self._note("model", f"{error.message} {error.fix}")
+            self._tell(self._judge_model(frame, self._clock.utc_s(), f"{error.message} {error.fix}"))
             return
-        self._faults.pop("model", None)
         now_s, utc_s = self._clock.now_s(), self._clock.utc_s()
         age_s = now_s - frame.captured_at_s if self._capture.source.is_realtime else 0.0
-        events = self._judge_model(frame, utc_s - age_s)
+        events = self._judge_model(frame, utc_s - age_s, getattr(self._model, "fault", ""))
         events += self._decider.decide(frame, prediction, utc_s - age_s)
-        self._last_frame_s = now_s
         self._counts.frames += 1
         self._counts.times_s.append(now_s)
         self._seen = _Seen(
@@ -238,9 +239,8 @@ class Watch:
             outlet.on_prediction(frame, prediction)
         self._tell(events)
 
-    def _judge_model(self, frame: Frame, utc_s: float) -> list[Event]:
-        """Say once that the CPU looks for an accelerator, and once that it need not any more."""
-        fault: str = getattr(self._model, "fault", "")
+    def _judge_model(self, frame: Frame, utc_s: float, fault: str) -> list[Event]:
+        """Say once that the model fails or the CPU looks for an accelerator, and once that it is over."""
         if fault:
             self._note("camera degraded", fault)
         at_s, index = frame.captured_at_s, frame.index
@@ -363,6 +363,19 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise BundleError(f"The model '{path}' cannot be read: {error}.", fix="Check model.path.") from error
+
+
+def _numbers(prediction: Prediction) -> Prediction:
+    """Give a prediction back if all its scores are numbers.
+
+    Raises:
+        RuntimeFault: If one is none, as where a network divides by nothing.
+    """
+    if all(np.isfinite(scores).all() for scores in prediction.heads.values()):
+        return prediction
+    raise RuntimeFault(
+        "The model gives a score that is no number.", fix="Convert it again, or deploy another model."
+    )
 
 
 def _rate(times_s: Sequence[float], now_s: float) -> float:

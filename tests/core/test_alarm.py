@@ -48,3 +48,14 @@ def test_a_score_between_the_thresholds_neither_starts_nor_ends_an_alarm() -> No
 def test_a_policy_that_could_never_end_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"off_score = 0\.8"):
         AlarmPolicy("fire", on_score=0.7, off_score=0.8)
+
+
+@pytest.mark.parametrize("seen_s", [0, 15])
+def test_a_score_that_is_no_number_is_forgotten(seen_s: int) -> None:
+    state, events = AlarmState(), []
+    for second in range(40):
+        score = float("nan") if second == seen_s else 0.95 if 10 <= second < 20 else 0.05
+        state, event = step(POLICY, state, score, second, second)
+        events += [event.kind] if event else []
+
+    assert (events[0], events[-1]) == ("started", "ended")

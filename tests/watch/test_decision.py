@@ -65,6 +65,48 @@ def test_a_time_in_which_nobody_could_look_is_no_time_in_which_a_score_held(is_l
     assert "started" not in told(again, 3000, SCENE, 0.9)
 
 
+def test_a_flash_when_the_camera_is_back_starts_no_alarm() -> None:
+    decider = Decider(Rules((aim(AlarmPolicy("fire"), HEADS),), InputSpec(96, 128), True, 10))
+    for index in range(60):
+        told(decider, index, SCENE, 0.0)
+    decider.camera("lost", True, 2.0, 60, 1e9)
+
+    kinds = [kind for k in range(90) for kind in told(decider, 3000 + k, SCENE, 0.9 if k < 3 else 0.0)]
+
+    assert kinds == ["camera"]
+    lasting = [kind for k in range(60) for kind in told(decider, 3090 + k, SCENE, 0.95)]
+    assert lasting == ["started"]
+
+
+@pytest.mark.parametrize("period_s", [0.2, 0.5, 1.0, 3.0])
+def test_a_camera_that_sends_each_picture_several_times_still_raises_an_alarm(period_s: float) -> None:
+    decider = Decider(Rules((aim(AlarmPolicy("fire"), HEADS),), InputSpec(96, 128), True, 10))
+    started_s = []
+
+    for index in range(25 * 20):
+        at_s = index / 25
+        picture = np.random.default_rng(int(at_s / period_s + 1e-9)).integers(0, 256, (96, 128, 3), np.uint8)
+        score = 0.95 if at_s >= 4 else 0.0
+        seen = Prediction({"fire": np.float32([1 - score, score])}, index, at_s, StageTimes(0, 0, 0))
+        events = decider.decide(Frame(picture, at_s, index), seen, 1e9 + at_s)
+        started_s += [event.at_s for event in events if event.kind == "started"]
+
+    assert len(started_s) == 1
+    assert 4 < started_s[0] <= 5.5 + 2 * period_s
+
+
+def test_a_picture_that_stands_still_raises_no_alarm_whatever_its_score() -> None:
+    decider = Decider(Rules((aim(AlarmPolicy("fire"), HEADS),), InputSpec(96, 128), True, 10))
+    told(decider, 0, SCENE, 0.0)
+
+    kinds = []
+    for index in range(1, 30 * 30):
+        seen = Prediction({"fire": np.float32([0, 1])}, index, index / 30, StageTimes(0, 0, 0))
+        kinds += [e.kind for e in decider.decide(Frame(SCENE, index / 30, index), seen, 1e9)]
+
+    assert kinds == ["camera"]
+
+
 @pytest.mark.parametrize("index", range(1, 10))
 def test_a_single_flash_ends_no_alarm_whenever_it_comes(decider: Decider, index: int) -> None:
     for before in range(index):

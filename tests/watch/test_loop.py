@@ -294,10 +294,30 @@ def test_faults_that_a_sink_names_itself_are_shown() -> None:
 def test_a_model_that_fails_on_a_frame_is_named_and_the_next_frame_is_tried() -> None:
     model = BrightModel(fails=True)
     with Running(Watch(config(), model, FakeSource([forever()]), [])) as running:
-        running.until(lambda: [f.name for f in running.watch.status().faults] == ["model"])
+        running.until(lambda: [f.name for f in running.watch.status().faults] == ["camera degraded"])
         model.fails = False
         running.until(lambda: running.watch.status().frames_count > 0)
         assert running.watch.status().faults == ()
+
+
+@pytest.mark.parametrize("how", ["raises", "gives no number"])
+def test_people_are_told_of_a_model_that_fails_and_not_of_a_camera_that_is_lost(how: str) -> None:
+    class Broken(BrightModel):
+        def predict(self, frame: Frame) -> Prediction:
+            found = super().predict(frame)
+            return replace(found, heads={"fire": np.float32([0, np.nan])})
+
+    sink = FakeSink()
+    model = BrightModel(fails=True) if how == "raises" else Broken()
+    with Running(
+        Watch(config(stalled_after_s=0.4), model, FakeSource([forever()], period_s=0.2), [sink])
+    ) as running:
+        running.until(lambda: len(sink.events) > 0)
+        time.sleep(1.0)
+        assert running.watch.status().state != "source lost"
+
+    assert [(e.kind, e.label) for e in sink.events] == [("camera", "degraded")]
+    assert ("fell over" if how == "raises" else "no number") in sink.events[0].detail
 
 
 def test_a_covered_lens_raises_an_event_of_its_own_and_no_fire_alarm() -> None:

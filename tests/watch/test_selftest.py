@@ -59,6 +59,24 @@ def test_each_fault_of_the_picture_is_told_once_when_it_begins_and_once_when_it_
     ]
 
 
+@pytest.mark.parametrize("luma", [0, 6, 14, 24])
+@pytest.mark.parametrize("radius_px", [3, 8])
+def test_a_far_flame_in_a_night_without_detail_is_no_fault(luma: int, radius_px: int) -> None:
+    night = np.full((480, 640, 3), luma, np.uint8)
+    cv2.circle(night, (200, 300), radius_px, (255, 160, 60), -1)
+
+    assert judge(SelfTest(), noisy(night, 1), 0.0)[1].suspicions == frozenset()
+
+
+def test_hot_pixels_behind_a_cap_and_light_beside_a_cloth_are_no_flames() -> None:
+    cap = np.zeros((480, 640, 3), np.uint8)
+    cap[np.random.default_rng(1).integers(0, 480, 20), np.random.default_rng(2).integers(0, 640, 20)] = 255
+    leak = np.broadcast_to(np.linspace(20, 200, 640)[None, :, None], (480, 640, 3)).astype(np.uint8)
+
+    assert judge(SelfTest(), noisy(cap, 1), 0.0)[1].suspicions == {"dark"}
+    assert judge(SelfTest(), noisy(leak, 1), 0.0)[1].suspicions == {"covered"}
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_frame_of_a_broken_picture_is_suspected_at_once_so_that_it_cannot_raise_an_alarm(name: str) -> None:
     state = SelfTest()

@@ -22,7 +22,7 @@ from edgecnn.core.frame import Frame
 from edgecnn.core.prediction import Prediction, StageTimes
 from edgecnn.watch.config import ClipConfig
 from edgecnn.watch.sinks import video
-from edgecnn.watch.sinks.clips import ClipSink, Ring, encode
+from edgecnn.watch.sinks.clips import ClipSink, Ring, decode, encode
 
 PREDICTION = Prediction({}, 0, 0.0, StageTimes(0, 0, 0))
 NEWEST_FIRST = itertools.count()
@@ -175,6 +175,23 @@ def test_the_oldest_alarms_make_room_whatever_the_clock_said(tmp_path: Path) -> 
         assert size <= 10_000
         assert sink.clip("a7") is not None
         assert sink.clip("a1") is None
+
+
+def test_a_clip_that_is_being_written_makes_no_room_for_others(tmp_path: Path) -> None:
+    with keeping(tmp_path, quota_mb=0.01, post_roll_s=0.1) as sink:
+        written = tmp_path / "now.part.mp4"
+        written.write_bytes(bytes(20_000))
+        feed(sink, 1.0, 1.5)
+        sink.on_event(started("a1", 1.4))
+        feed(sink, 1.5, 2.0)
+
+        assert written.exists()
+
+
+def test_a_kept_picture_is_given_back_with_red_first() -> None:
+    picture = np.full((32, 32, 3), (220, 90, 30), np.uint8)
+
+    np.testing.assert_allclose(decode(encode(picture)), picture, atol=6)
 
 
 def test_memory_for_the_seconds_before_is_bounded_however_large_the_pictures_are() -> None:

@@ -244,7 +244,9 @@ class ClipSink:
             self._fault = None
 
     def _keep_quota(self) -> None:
-        files = [(f, f.stat().st_size) for f in self._folder.iterdir() if f.suffix in (".jpg", ".mp4")]
+        # What is being written has a second dot in its name.
+        kept = (f for f in self._folder.iterdir() if f.suffix in (".jpg", ".mp4") and "." not in f.stem)
+        files = [(f, f.stat().st_size) for f in kept]
         excess = sum(size for _, size in files) - self._config.quota_mb * 1e6
         if excess <= 0:
             return
@@ -282,7 +284,8 @@ def encode(pixels_rgb: Pixels) -> bytes:
 
 def decode(jpeg: bytes) -> Pixels:
     """Undo ``encode``, but for what JPEG loses."""
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def plays(path: Path) -> bool:

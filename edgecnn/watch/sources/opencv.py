@@ -120,7 +120,8 @@ class StreamSource(_Capture):
         wait_ms = round(config.stalled_after_s * 1000)
         self._settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait_ms]
         # Several threads decode several frames at once, and each of them waits for the next.
-        self._settings += [cv2.CAP_PROP_N_THREADS, 1]
+        if threads := getattr(cv2, "CAP_PROP_N_THREADS", None):  # Debian's OpenCV 4.6 has none
+            self._settings += [threads, 1]
 
     def __iter__(self) -> Iterator[Frame]:
         """Open the stream and give frames.
@@ -196,11 +197,14 @@ class _quiet:  # noqa: N801  it reads as a statement
     """Keeps OpenCV from printing a warning each time that it finds nothing to open."""
 
     def __enter__(self) -> None:
-        self._level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        self._logging = getattr(cv2.utils, "logging", None)  # Debian's OpenCV 4.6 has none
+        if self._logging:
+            self._level = self._logging.getLogLevel()
+            self._logging.setLogLevel(self._logging.LOG_LEVEL_SILENT)
 
     def __exit__(self, *_: object) -> None:
-        cv2.utils.logging.setLogLevel(self._level)
+        if self._logging:
+            self._logging.setLogLevel(self._level)
 
 
 def _rgb(pixels: cv2.typing.MatLike, name: str) -> Pixels:
