@@ -136,7 +136,7 @@ out/stress: | .venv/ready
 	$(BIN)/edgecnn data render stress --out $@
 
 # The models that ship. 'make zoo MODEL=digits' makes one again, a killed run goes on, and says whether it
-# reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel two hours and a half.
+# reaches the figures on its card; PUBLISH=1 puts it on the shelf instead. Digits take minutes, sentinel three hours.
 MODEL ?= digits
 RECIPE_digits := digits-small
 RECIPE_cifar10 := cifar10-distilled
@@ -268,7 +268,7 @@ bench-heads: .venv/ready
 faults: .venv/ready programs
 	$(BIN)/python tests/faults.py --kills 200
 
-# A deploy broken after each of its steps in each way. A table; about half an hour on 2 cores.
+# A deploy broken after each of its steps in each way. A table; 20 to 40 minutes on 2 cores.
 deploy-faults: .venv/ready programs
 	$(BIN)/python tests/deploy_faults.py
 
@@ -298,6 +298,7 @@ bench-watch: .venv/ready
 docs: .venv/ready
 	$(BIN)/python tests/commands_page.py
 	$(BIN)/python tests/models_page.py
+	$(BIN)/python tests/recipe_page.py
 
 clean:
 	rm -rf .venv out build dist .mypy_cache .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import recipe_page
 
 from edgecnn.errors import RecipeError
 from edgecnn.workstation import recipe as recipes
@@ -91,6 +92,13 @@ negatives = { fire = ["no_fire", "flare"] }
 
     same = heads.replace('["fire", "flare"]', '["fire"]').replace('["no_fire"]', '["flare", "no_fire"]')
     assert len(recipes.parse(SMALL + same).heads) == 2
+
+
+def test_the_page_of_the_recipes_has_every_key_with_its_default() -> None:
+    text = recipe_page.PAGE.read_text(encoding="utf-8")
+
+    assert recipe_page.page(text) == text, "run 'make docs'"
+    assert "| `ema` | Momentum of" in text
 
 
 def test_changing_the_epochs_changes_the_text_that_the_model_file_will_carry() -> None:
