@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from edgecnn.bundle.manifest import Precision
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from edgecnn.workstation.channels.shrink import Shrunk
     from edgecnn.workstation.cluster import Clustered
     from edgecnn.workstation.train import Progress
+
+_OF_CHANNELS = {
+    "cost": "--cost",
+    "distil": "--no-distil",
+    "learning_rate": "--learning-rate",
+    "resume": "--resume",
+}
+"""Options of ``prune`` by parameter that only a cut of channels reads."""
 
 DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
 
@@ -63,7 +72,7 @@ def train(
 
     \b
     Example:
-        edgecnn train scenes --data data/scenes --init mobilenet_v2.tflite --out out/scenes
+        edgecnn train scenes --data data/scenes --init imagenet --out out/scenes
     """
     from edgecnn.workstation import recipe as recipes
     from edgecnn.workstation.data.catalog import open_dataset
@@ -131,8 +140,10 @@ def prune(
     """
     if [sparsity, channels, clusters].count(None) != 2:
         raise click.UsageError("Give exactly one of --sparsity, --channels and --clusters.")
-    if resume and channels is None:
-        raise click.UsageError("--resume goes with --channels: the others start anew.")
+    source_of = click.get_current_context().get_parameter_source
+    for name, option in _OF_CHANNELS.items():
+        if channels is None and source_of(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option} goes with --channels.")
     from edgecnn.workstation import prune as room
     from edgecnn.workstation.channels.shrink import shrink
     from edgecnn.workstation.cluster import cluster

@@ -110,6 +110,11 @@ def convert(
     progress = progress or Progress()
     names = tuple(labels or (dataset.labels if dataset else ()))
     parent = read_subject(source, names, normalization)
+    if parent.card and (labels or normalization):
+        raise ModelError(
+            f"'{source}' says itself what it answers and how its pictures are normalised.",
+            fix="Leave --labels and --normalization out.",
+        )
     judge = None if max_drop_pp is None else judge_for(parent, precision, dataset, metric)
     _refuse_contradictions(parent, precision, dataset, calibration_list, qat_epochs, judge is not None)
     if dataset and parent.card and parent.card.data_sha256 != dataset.digest():

@@ -106,23 +106,34 @@ def load(path: Path) -> tuple[Any, Card | None]:
                 model = keras.models.load_model(path, compile=False)
             return model, read_card(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"'{path}' cannot be read as a Keras model: {first_line}",
-            fix="Save it again with model.save('name.h5'), or copy the file again.",
-        ) from error
+        raise _unreadable(path, error) from error
     raise ModelError(
         f"'{path}' is neither .h5, .keras nor a SavedModel folder.",
         fix="Save the Keras model with model.save('name.h5').",
     )
 
 
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"'{path}' cannot be read as a Keras model: {first_line}",
+        fix="Save it again with model.save('name.h5'), or copy the file again.",
+    )
+
+
 def read_card(path: Path) -> Card | None:
-    """Read what a Keras file of edgecnn knows about itself; none for any other file."""
+    """Read what a Keras file of edgecnn knows about itself; none for any other file.
+
+    Raises:
+        ModelError: If it is damaged.
+    """
     if not h5py.is_hdf5(path):
         return None
-    with h5py.File(path, "r") as file:
-        text = file.attrs.get(_ATTRIBUTE)
+    try:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get(_ATTRIBUTE)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return None if text is None else msgspec.json.decode(text, type=Card)
 
 

@@ -115,7 +115,7 @@ def train(
     at_input_size(model, recipe, heads)  # refuses before it learns what could not be used
     refuse_uncut(model, heads, recipe)
     refuse_others(model, recipe, heads, fresh.data_sha256, ingredients)
-    refuse_no_start(recipe, init)
+    judge_start(recipe, init, progress)
     progress.on_note(f"Reading {len(dataset.split('train'))} training pictures")
     training = read_training(dataset, learned, heads, model, progress.on_note)
     validation = read_split(dataset, "val", learned, heads, model)
@@ -395,14 +395,17 @@ def started(model: Any, heads: Sequence[Head], recipe: Recipe, init: str, traini
     return report
 
 
-def refuse_no_start(recipe: Recipe, init: str | None) -> None:
-    """Refuse to freeze what nothing taught.
+def judge_start(recipe: Recipe, init: str | None, progress: Progress) -> None:
+    """Refuse to freeze what nothing taught, and tell of a recipe for weights that know something.
 
     Raises:
         ModelError: If all but heatmaps is frozen, and there is nothing to start from.
     """
-    if recipe.train.freeze == "all_but_heatmaps" and not init:
+    if init or recipe.train.freeze == "none":
+        return
+    if recipe.train.freeze == "all_but_heatmaps":
         raise _unlearned("everything but its heatmaps")
+    progress.on_note("Note: the recipe is made to start from trained weights, and there is no --init.")
 
 
 def _unlearned(what: str) -> ModelError:

@@ -433,12 +433,15 @@ def test_a_disk_that_takes_no_checkpoint_of_a_pruning_is_named_with_the_way_on(
     assert "--resume" in refusal.value.fix
 
 
-def test_only_a_pruning_of_channels_is_resumed() -> None:
+@pytest.mark.parametrize(
+    "option", [["--resume"], ["--cost", "macs"], ["--no-distil"], ["--learning-rate", "1e-3"]]
+)
+def test_what_only_a_cut_of_channels_reads_is_refused_beside_another(option: list[str]) -> None:
     result = CliRunner().invoke(
-        prune_command, ["m.h5", "--data", "d", "--out", "o.h5", "--sparsity", "0.5", "--resume"]
+        prune_command, ["m.h5", "--data", "d", "--out", "o.h5", "--sparsity", "0.5", *option]
     )
 
-    assert (result.exit_code, "--resume goes with --channels" in result.output) == (2, True)
+    assert (result.exit_code, f"{option[0]} goes with --channels" in result.output) == (2, True)
 
 
 def test_a_pruned_network_is_pruned_again_and_converted_with_quantization_aware_training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.pipeline import Stack
 from edgecnn.workstation.data.targets import Targets
 from edgecnn.workstation.models.zoo import build
-from edgecnn.workstation.prune import prune
+from edgecnn.workstation.prune import open_data_of, prune
 from edgecnn.workstation.quality import predict
 from edgecnn.workstation.quantize import quantization_aware
 from edgecnn.workstation.recipe import parse
@@ -297,6 +298,24 @@ def test_a_model_that_does_not_say_how_it_wants_its_pictures_is_refused_instead_
         convert(tmp_path / "m.keras", tmp_path / "m.tflite", "float32", dataset)
 
     assert "--normalization" in caught.value.fix
+
+
+@pytest.mark.parametrize("told", [{"labels": ("a", "b", "c")}, {"normalization": (0, 255)}])
+def test_a_model_that_says_itself_what_it_is_is_told_nothing_else(
+    trained: Path, dataset: Dataset, tmp_path: Path, told: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelError, match="says itself what it answers"):
+        convert(trained, tmp_path / "m.tflite", "float32", dataset, **told)
+
+
+def test_a_model_file_that_was_cut_is_named_before_its_pictures_are_opened(
+    trained: Path, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(trained.read_bytes()[:4000])
+
+    with pytest.raises(ModelError, match=r"cut\.h5' cannot be read as a Keras model"):
+        open_data_of(cut, [tmp_path / "no pictures"])
 
 
 def test_a_calibration_list_that_nothing_would_use_is_refused(

@@ -213,6 +213,15 @@ def test_one_label_only_is_refused(tmp_path: Path) -> None:
         train(parse(RECIPE), RECIPE, open_dataset(data), tmp_path / "out")
 
 
+def test_a_frozen_trunk_that_nothing_taught_is_told_of(tmp_path: Path, blobs: Path) -> None:
+    text = RECIPE.replace("epochs = 8", 'epochs = 1\nfreeze = "batch_norm"')
+    notes = list[str]()
+
+    train(parse(text), text, open_dataset(blobs), tmp_path, progress=Progress(on_note=notes.append))
+
+    assert any("there is no --init" in note for note in notes)
+
+
 def test_a_label_that_no_val_picture_shows_is_told_before_the_first_epoch(
     tmp_path: Path, blobs: Path
 ) -> None:
