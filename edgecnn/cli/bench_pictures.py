@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,9 @@ def pictures_for(
     from edgecnn.workstation.data.boxes import boxes_of, clips_of
     from edgecnn.workstation.data.catalog import LEFT_OUT, is_named_like, open_dataset
     from edgecnn.workstation.data.picture import UNSPLIT
-    from edgecnn.workstation.recipe import parse
 
-    recipes = [model.manifest.provenance.recipe for model in models if model.manifest]
-    leave_out = parse(recipes[0]).leave_out if split == LEFT_OUT and any(recipes[:1]) else ()
+    manifests = [model.manifest for model in models if model.manifest]
+    leave_out = _left_out_of(manifests[0]) if split == LEFT_OUT and manifests else ()
     # Several heads see several labels in one folder.
     by_folder = any(m.manifest and (m.manifest.negatives or len(m.heads) > 1) for m in models)
     dataset = open_dataset(data, None if by_folder else _classes(models), leave_out=leave_out)
@@ -52,12 +52,19 @@ def pictures_for(
 
 
 def _warn_of_other_splits(models: Sequence[TflitePredictor], dataset: Dataset, split: str) -> None:
+    from edgecnn.workstation.data.catalog import is_named_like
+
+    @cache  # a digest reads every picture, and models that are compared mostly left out the same
+    def digest_without(globs: tuple[str, ...]) -> str:
+        kept = tuple(picture for picture in dataset.pictures if not is_named_like(picture, globs))
+        return replace(dataset, pictures=kept).digest()
+
     others = sorted(
         model.path.name
         for model in models
         if model.manifest
         and model.manifest.provenance.data_sha256
-        and model.manifest.provenance.data_sha256 != _digest_for(model.manifest, dataset)
+        and model.manifest.provenance.data_sha256 != digest_without(_left_out_of(model.manifest))
     )
     if others:
         click.echo(
@@ -68,15 +75,12 @@ def _warn_of_other_splits(models: Sequence[TflitePredictor], dataset: Dataset, s
         )
 
 
-def _digest_for(manifest: Manifest, dataset: Dataset) -> str:
-    """Give the digest of the pictures that a model would have learned from, without those it left out."""
-    from edgecnn.workstation.data.catalog import is_named_like
+def _left_out_of(manifest: Manifest) -> tuple[str, ...]:
+    """Give the globs of the pictures that a model neither learned from nor was chosen by."""
     from edgecnn.workstation.recipe import parse
 
     recipe = manifest.provenance.recipe
-    leave_out = parse(recipe).leave_out if recipe else ()
-    kept = tuple(picture for picture in dataset.pictures if not is_named_like(picture, leave_out))
-    return replace(dataset, pictures=kept).digest()
+    return tuple(parse(recipe).leave_out) if recipe else ()
 
 
 def _classes(models: Sequence[TflitePredictor]) -> Mapping[str, tuple[str, ...]] | None:
