@@ -83,6 +83,8 @@ class Provenance:
             of them and its own.
         init_sha256: By its recipe's or its own name, the digest of the file whose weights it started from.
         pruned: What was taken out of the trained network, each time as the options of ``edgecnn prune``.
+        boxes_sha256: By name, digests of the files that said where training pictures show something, beside
+            those that lie with the pictures.
     """
 
     recipe: str = ""
@@ -95,6 +97,7 @@ class Provenance:
     averaged_sha256: Mapping[str, str] = field(default_factory=dict)
     init_sha256: Mapping[str, str] = field(default_factory=dict)
     pruned: tuple[str, ...] = ()
+    boxes_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,10 @@ DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <clas
     "--leave-out", multiple=True, metavar="GLOB",
     help="File names to leave out of train and val; they become the split left_out.",
 )  # fmt: skip
+@click.option(
+    "--boxes", multiple=True, type=click.Path(path_type=Path),
+    help="COCO file that says where pictures show something, by the end of their paths.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --out.")
 def train(
     recipe: str,
@@ -64,6 +68,7 @@ def train(
     teacher: tuple[Path, ...],
     average: tuple[Path, ...],
     leave_out: tuple[str, ...],
+    boxes: tuple[Path, ...],
     resume: bool,
 ) -> None:
     """Train the network of a recipe on pictures.
@@ -81,7 +86,10 @@ def train(
     if epochs is not None:
         chosen, text = recipes.with_epochs(chosen, text, epochs)
     chosen, text = recipes.with_leave_out(chosen, text, leave_out)
-    dataset = open_dataset(data, recipes.folders_of(chosen), leave_out=chosen.leave_out)
+    dataset = open_dataset(data, recipes.folders_of(chosen), leave_out=chosen.leave_out, boxes=boxes)
+    for file in dataset.boxes:
+        lacking = f"; of {len(file.unknown):,} that it names too the data have none" if file.unknown else ""
+        click.echo(f"{file.name}: boxes of {file.picture_count:,} pictures{lacking}", err=True)
     from edgecnn.workstation.train import train as run
 
     with progress_bar() as progress:

@@ -57,10 +57,11 @@ class RunState:
     data_sha256: str
     init_sha256: Mapping[str, str]
     teachers_sha256: Mapping[str, str] = field(default_factory=dict)
+    boxes_sha256: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Epoch, ...] = ()
     best: int = 0
     weights: str = ""
-    made_of: ClassVar[str] = "another recipe, other data, another --init or --teacher"
+    made_of: ClassVar[str] = "another recipe, other data, another --init, --teacher or --boxes"
 
     @property
     def next_epoch(self) -> int:

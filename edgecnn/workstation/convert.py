@@ -265,6 +265,7 @@ def _manifest(
             teachers_sha256=card.teachers_sha256 if card else {},
             averaged_sha256=card.averaged_sha256 if card else {},
             init_sha256=card.init_sha256 if card else {},
+            boxes_sha256=card.boxes_sha256 if card else {},
             pruned=card.pruned if card else (),
         ),
         measured=tuple(check.file_top1 for check in checks),

@@ -42,6 +42,8 @@ class Card:
         init_sha256: By its recipe's or its own name, the digest of the file that it started from, or none of
             ``imagenet``; empty for random weights.
         pruned: What was taken out since, each time as the options of ``edgecnn prune``.
+        boxes_sha256: By name, digests of the files that said where pictures show something, beside what lies
+            above these.
     """
 
     recipe: str
@@ -54,6 +56,7 @@ class Card:
     averaged_sha256: Mapping[str, str] = field(default_factory=dict)
     init_sha256: Mapping[str, str] = field(default_factory=dict)
     pruned: tuple[str, ...] = ()
+    boxes_sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(model: Any, path: Path, card: Card) -> None:

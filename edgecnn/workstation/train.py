@@ -104,7 +104,9 @@ def train(
     teachers_sha256 = model_file.digests_of((one.name, one.sha256) for one in opened)
     ingredients = open_ingredients(averaged)
     averaged_sha256 = model_file.digests_of((one.recipe.name, one.sha256) for one in ingredients)
-    fresh = RunState(text, dataset.digest(), digest_of_start(init) if init else {}, teachers_sha256)
+    boxes_sha256 = model_file.digests_of((boxes.name, boxes.sha256) for boxes in dataset.boxes)
+    start_sha256 = digest_of_start(init) if init else {}
+    fresh = RunState(text, dataset.digest(), start_sha256, teachers_sha256, boxes_sha256)
     if done := finished(out, fresh, averaged_sha256, resume):
         return done
     state = start(checkpoint, fresh, resume)
@@ -173,6 +175,7 @@ def train(
         teachers_sha256,
         averaged_sha256,
         state.init_sha256,
+        boxes_sha256=boxes_sha256,
     )
     # The model comes last: where it lies, the run is finished.
     (out / "history.json").write_bytes(msgspec.json.format(msgspec.json.encode(state.history), indent=1))
@@ -283,10 +286,8 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     if not path.exists():
         return None
     card = model_file.read_card(path)
-    asked = (fresh.recipe, fresh.data_sha256, fresh.init_sha256, fresh.teachers_sha256, averaged_sha256)
-    own = None
-    if card:
-        own = (card.recipe, card.data_sha256, card.init_sha256, card.teachers_sha256, card.averaged_sha256)
+    asked = (*_made_of(fresh), averaged_sha256)
+    own = (*_made_of(card), card.averaged_sha256) if card else None
     if not resume or card is None or own != asked:
         raise ModelError(
             f"'{path}' is there already, and training would replace it.",
@@ -295,6 +296,10 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     remove(out / "checkpoint")
     history = msgspec.json.decode((out / "history.json").read_bytes(), type=tuple[Epoch, ...])
     return Trained(path, card, history)
+
+
+def _made_of(run: RunState | model_file.Card) -> tuple[object, ...]:
+    return run.recipe, run.data_sha256, run.init_sha256, run.teachers_sha256, run.boxes_sha256
 
 
 def centre(model: Any, heads: Sequence[Head], split: Split) -> None:

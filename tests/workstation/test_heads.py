@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, jo
 from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.quality import quality_of
-from edgecnn.workstation.recipe import Augment, ModelSpec, TrainSpec, folders_of, parse
+from edgecnn.workstation.recipe import Augment, ModelSpec, TrainSpec, folders_of, parse, with_epochs
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
 from edgecnn.workstation.train import freeze, train
 
@@ -127,6 +129,27 @@ def test_one_network_learns_all_its_heads_from_sets_that_each_know_a_part(traine
     assert heads["ground"] > 0.9
     assert heads["danger"] > 0.9
     assert heads["where"] > 0.9
+
+
+def test_boxes_given_apart_teach_what_those_above_do_and_are_named_in_the_file(
+    world: tuple[Path, Path], dataset: Dataset, tmp_path: Path
+) -> None:
+    marks = tmp_path / "marks.json"
+    data = (world[0], shutil.copytree(world[1], tmp_path / "dangers"))
+    (data[1] / "boxes.json").rename(marks)
+    recipe, text = with_epochs(parse(RECIPE_HEADS), RECIPE_HEADS, 1)
+    apart = open_dataset(data, folders_of(recipe), boxes=[marks])
+    made = train(recipe, text, apart, tmp_path / "run")
+    above = train(recipe, text, dataset, tmp_path / "above")
+
+    pairs = zip(*(model_file.load(run.path)[0].get_weights() for run in (made, above)), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
+    digests = {"marks.json": hashlib.sha256(marks.read_bytes()).hexdigest()}
+    manifest = convert(made.path, tmp_path / "m.tflite", "float32", apart).bundle.manifest
+    assert manifest is not None
+    assert manifest.provenance.boxes_sha256 == digests
+    with pytest.raises(ModelError, match="is there already"):
+        train(recipe, text, open_dataset(data, folders_of(recipe)), tmp_path / "run", resume=True)
 
 
 def test_the_int8_file_has_every_head_in_its_place_with_thresholds_found_on_val(

@@ -95,7 +95,7 @@ def test_a_student_of_a_file_resumes_to_the_same_weights_and_names_its_teacher(
     whole = train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "whole", teachers=teachers)
     with dies_after_an_epoch():
         train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "broken", teachers=teachers)
-    with pytest.raises(ModelError, match="another --init or --teacher"):
+    with pytest.raises(ModelError, match="another --init, --teacher or --boxes"):
         train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "broken", resume=True)
     resumed = train(parse(TAUGHT), TAUGHT, blobs, tmp_path / "broken", resume=True, teachers=teachers)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgecnn.core.alarm import Box
 from edgecnn.errors import DataError
 from edgecnn.measure.watched import Clip
-from edgecnn.workstation.data.picture import Picture, listed
+from edgecnn.workstation.data.picture import Boxed, Picture, listed, share_of
 
 _FOLDERS_ABOVE: Final = 5
 """So many folders above a picture may hold what is known of it: <root>/images/<split>/<class> are four."""
@@ -25,44 +23,24 @@ _WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Boxed:
-    """A picture of which it is known where it shows something.
+class BoxFile:
+    """A file of boxes that lies elsewhere than above the pictures.
 
     Attributes:
-        height_px: Of the picture.
-        width_px: Of the picture.
-        by_label_px: By label, at least one box each: left, top, right and bottom, in pixels.
+        name: Of the file.
+        sha256: Digest of its bytes.
+        picture_count: Pictures of the data that it has boxes of.
+        unknown: Those that it names and the data lack.
     """
 
-    height_px: int
-    width_px: int
-    by_label_px: Mapping[str, tuple[Box, ...]]
-
-    def shares(self) -> dict[str, tuple[Box, ...]]:
-        """Give the boxes as shares of the picture.
-
-        Example:
-            >>> Boxed(10, 20, {"fire": ((0, 5, 10, 10),)}).shares()
-            {'fire': ((0.0, 0.5, 0.5, 1.0),)}
-        """
-        return {
-            label: tuple(_share(box, self.height_px, self.width_px) for box in boxes)
-            for label, boxes in self.by_label_px.items()
-        }
-
-    def masks(self) -> dict[str, NDArray[np.bool_]]:
-        """Give the boxes of each label as a mask of the picture's size, True in every pixel they touch."""
-        return {label: self._mask(boxes) for label, boxes in self.by_label_px.items()}
-
-    def _mask(self, boxes: Iterable[Box]) -> NDArray[np.bool_]:
-        mask = np.zeros((self.height_px, self.width_px), bool)
-        for left, top, right, bottom in boxes:
-            mask[max(0, int(top)) : math.ceil(bottom), max(0, int(left)) : math.ceil(right)] = True
-        return mask
+    name: str
+    sha256: str
+    picture_count: int
+    unknown: tuple[str, ...]
 
 
 def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
-    """Read where pictures show something, from a ``boxes.json`` that lies above them.
+    """Read where pictures show something: what was given with them, or else a ``boxes.json`` above them.
 
     Returns:
         By the picture's path; a picture without boxes is not there.
@@ -77,6 +55,9 @@ def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
     known: dict[Path, dict[str, Boxed]] = {}
     found = {}
     for picture in pictures:
+        if picture.boxed:
+            found[picture.path] = picture.boxed
+            continue
         if not isinstance(picture.source, Path):
             continue
         folder = picture.source.parent
@@ -90,6 +71,55 @@ def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
         if boxed := known[root].get(picture.source.relative_to(root).as_posix()):
             found[picture.path] = boxed
     return found
+
+
+def with_boxes(
+    pictures: Sequence[Picture], files: Sequence[Path]
+) -> tuple[tuple[Picture, ...], tuple[BoxFile, ...]]:
+    """Say where pictures show something by files in place of the ``boxes.json`` above them.
+
+    A file names a picture by the end of its path, ``a.jpg`` or ``train/fire/a.jpg``. Of two files that name
+    one picture the later counts.
+
+    Returns:
+        The pictures in their order, and what each file knows of them.
+
+    Raises:
+        DataError: If a file is not what COCO describes, knows none of the pictures, or has a name of two.
+    """
+    by_name: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        by_name.setdefault(_parts(picture)[-1], []).append(picture)
+    found: dict[str, Boxed] = {}
+    known = []
+    for file in files:
+        paths, unknown = {}, []
+        for name, boxed in _read_boxes(file).items():
+            parts = PurePosixPath(name).parts
+            named = [p.path for p in by_name.get(parts[-1], ()) if _parts(p)[-len(parts) :] == parts]
+            if len(named) > 1:
+                raise DataError(
+                    f"'{name}' in the boxes '{file}' may be each of {listed(named)}.",
+                    fix="Write more of its path as file_name, for instance train/fire/a.jpg.",
+                )
+            paths.update(dict.fromkeys(named, boxed))
+            unknown += [] if named else [name]
+        if not paths:
+            raise DataError(
+                f"The boxes '{file}' are of none of the pictures; the first is of '{unknown[0]}'."
+                if unknown
+                else f"'{file}' holds no boxes.",
+                fix="Give the end of each picture's path as file_name, for instance train/fire/a.jpg.",
+            )
+        found |= paths
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        known.append(BoxFile(file.name, sha256, len(paths), tuple(unknown)))
+    boxed_ones = (replace(p, boxed=found[p.path]) if p.path in found else p for p in pictures)
+    return tuple(boxed_ones), tuple(known)
+
+
+def _parts(picture: Picture) -> tuple[str, ...]:
+    return (picture.source if isinstance(picture.source, Path) else PurePosixPath(picture.path)).parts
 
 
 def clips_of(pictures: Sequence[Picture], split: str, name: str) -> tuple[Clip, ...]:
@@ -174,7 +204,7 @@ def _clip(root: Path, entry: Mapping[str, Any]) -> Clip:
     frames = entry.get("boxes_xywh_px") or {}
     size = (_size(entry["height"]), _size(entry["width"])) if frames else (1, 1)
     boxes = {
-        int(number): tuple(_share(_box(box), *size) for box in found) for number, found in frames.items()
+        int(number): tuple(share_of(_box(box), *size) for box in found) for number, found in frames.items()
     }
     return Clip(Path(entry["file"]).stem, root / entry["file"], str(entry["label"]), boxes)
 
@@ -184,11 +214,6 @@ def _box(xywh: Sequence[float]) -> Box:
     if not all(map(math.isfinite, (left, top, width, height))):
         raise ValueError(f"{xywh} is no box")
     return left, top, left + width, top + height
-
-
-def _share(box: Box, height_px: int, width_px: int) -> Box:
-    left, top, right, bottom = box
-    return left / width_px, top / height_px, right / width_px, bottom / height_px
 
 
 def _size(length_px: Any) -> int:

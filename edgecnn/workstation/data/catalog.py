@@ -11,6 +11,7 @@ from pathlib import Path
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.archive import is_archive, unpack
 from edgecnn.workstation.data.arrays import list_npz
+from edgecnn.workstation.data.boxes import BoxFile, with_boxes
 from edgecnn.workstation.data.folders import list_folder
 from edgecnn.workstation.data.picture import Listing, Picture, in_threads, listed, refuse_broken
 from edgecnn.workstation.data.splits import SEED, compared, draw_splits, drawn_from, group
@@ -39,6 +40,7 @@ class Dataset:
         unread: Picture files of formats that are not read, and pictures outside of any class folder.
         drawn_from: The split that those which were missing were drawn from, ``all`` or ``train``; None where
             none was. Together with other pictures, or with those of other classes, they come out differently.
+        boxes: The files of boxes that were given with the data.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     drawn_from: str | None = None
+    boxes: tuple[BoxFile, ...] = ()
 
     def splits(self) -> tuple[str, ...]:
         """Name the splits: train, val and test first, then the others, sorted."""
@@ -99,6 +102,7 @@ def open_dataset(
     classes: Mapping[str, Sequence[str]] | None = None,
     seed: int = SEED,
     leave_out: Sequence[str] = (),
+    boxes: Sequence[Path] = (),
 ) -> Dataset:
     """Open labelled pictures: a folder, a ``.tar[.gz|.xz]`` or ``.zip`` of one, or a Keras ``.npz``.
 
@@ -114,10 +118,12 @@ def open_dataset(
             are left out. Without it every folder is a label, sorted.
         seed: Of the splits that are drawn.
         leave_out: Globs on file names; pictures of train and val that match become the split ``left_out``.
+        boxes: Files that say where pictures show something, in place of a ``boxes.json`` above these.
 
     Raises:
         DataError: If it is no such data; if a class is missing or has no picture to train on; if there is
-            only one class; if a glob matches nothing; if a picture is broken and the splits have to be drawn.
+            only one class; if a glob matches nothing; if a file of boxes is none, or not of these pictures;
+            if a picture is broken and the splits have to be drawn.
     """
     paths = (path,) if isinstance(path, Path) else tuple(path)
     listing = list_pictures(*paths)
@@ -136,7 +142,8 @@ def open_dataset(
     _refuse_empty(kept, labels, listing, where)
     folders = {picture.folder for picture in listing.pictures}
     left_out = tuple(sorted(folders - set(label_of)))
-    return Dataset(name, labels, kept, left_out, listing.unread, source)
+    kept, known = with_boxes(kept, boxes)
+    return Dataset(name, labels, kept, left_out, listing.unread, source, known)
 
 
 def _joined(paths: Sequence[Path]) -> Listing:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from edgecnn.core.alarm import Box
 from edgecnn.core.frame import InputSpec, Pixels, resize
 from edgecnn.core.prediction import Head
 from edgecnn.errors import DataError
@@ -26,6 +25,8 @@ BACKGROUND_COUNT = 2000
 
 ON_VAL_COUNT = 600
 """Look-alikes on val, at most; as many as a quarter of the val pictures that the models that ship have."""
+
+_LEAST_FLAME_PX = 8
 
 _ON_VAL_SEEDS = 2**31  # where they begin: recipes count theirs from 0, and the stress set from 2**32
 
@@ -95,11 +96,25 @@ def _lookalikes(
     return codes, tuple(targets_of_generated(shown, [{} for _ in shown], *row, spec) for row in rows)
 
 
+def real_flames(dataset: Dataset) -> list[Cutout]:
+    """Cut flames out of the boxes of training pictures, but for those of a few blurred pixels."""
+    boxes = {
+        path: [box for box in boxed.by_label_px.get("fire", ()) if _shorter_side(box) >= _LEAST_FLAME_PX]
+        for path, boxed in boxes_of(dataset.split("train")).items()
+    }
+    burning = [picture for picture in dataset.split("train") if boxes.get(picture.path)]
+    return [
+        cut_flames(pixels, (left, top, right - left, bottom - top))
+        for picture, pixels in zip(burning, _read(burning), strict=True)
+        for left, top, right, bottom in boxes[picture.path]
+    ]
+
+
 def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]) -> Made:
     spec, wanted = recipe.input, recipe.pasted
     onto = _backgrounds(dataset, "train", wanted.onto, wanted.seed)
-    burning = _boxed_fires(dataset) if wanted.real else {}
-    every = list(pasted(_read(onto), wanted.count, wanted.seed, _flames(burning)))
+    flames = real_flames(dataset) if wanted.real else []
+    every = list(pasted(_read(onto), wanted.count, wanted.seed, flames))
     codes = np.stack([resize(one.pixels, spec) for one in every])
     shown, masks = [one.labels for one in every], [one.masks for one in every]
     rows = zip(heads, grids, strict=True)
@@ -121,15 +136,6 @@ def _read(pictures: Sequence[Picture]) -> list[Pixels]:
     return in_threads(Picture.read, pictures)
 
 
-def _boxed_fires(dataset: Dataset) -> dict[Picture, NDArray[np.bool_]]:
-    pictures = {picture.path: picture for picture in dataset.split("train")}
-    boxes = boxes_of(pictures.values())
-    return {
-        pictures[path]: found.masks()["fire"] for path, found in boxes.items() if "fire" in found.by_label_px
-    }
-
-
-def _flames(burning: Mapping[Picture, NDArray[np.bool_]]) -> list[Cutout]:
-    boxes = (cv2.boundingRect(mask.astype(np.uint8)) for mask in burning.values())
-    pixels = _read(list(burning))
-    return [cut_flames(picture, (x, y, w, h)) for picture, (x, y, w, h) in zip(pixels, boxes, strict=True)]
+def _shorter_side(box: Box) -> float:
+    left, top, right, bottom = box
+    return min(right - left, bottom - top)

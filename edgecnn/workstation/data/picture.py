@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.core.alarm import Box
 from edgecnn.core.frame import Pixels
 from edgecnn.errors import DataError
 from edgecnn.workstation.data.images import decode_picture, read_bytes
@@ -28,6 +30,43 @@ _R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
+class Boxed:
+    """A picture of which it is known where it shows something.
+
+    Attributes:
+        height_px: Of the picture.
+        width_px: Of the picture.
+        by_label_px: By label, at least one box each: left, top, right and bottom, in pixels.
+    """
+
+    height_px: int
+    width_px: int
+    by_label_px: Mapping[str, tuple[Box, ...]]
+
+    def shares(self) -> dict[str, tuple[Box, ...]]:
+        """Give the boxes as shares of the picture.
+
+        Example:
+            >>> Boxed(10, 20, {"fire": ((0, 5, 10, 10),)}).shares()
+            {'fire': ((0.0, 0.5, 0.5, 1.0),)}
+        """
+        return {
+            label: tuple(share_of(box, self.height_px, self.width_px) for box in boxes)
+            for label, boxes in self.by_label_px.items()
+        }
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Give the boxes of each label as a mask of the picture's size, True in every pixel they touch."""
+        return {label: self._mask(boxes) for label, boxes in self.by_label_px.items()}
+
+    def _mask(self, boxes: Iterable[Box]) -> NDArray[np.bool_]:
+        mask = np.zeros((self.height_px, self.width_px), bool)
+        for left, top, right, bottom in boxes:
+            mask[max(0, int(top)) : math.ceil(bottom), max(0, int(left)) : math.ceil(right)] = True
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One labelled picture, not yet read.
 
@@ -37,6 +76,8 @@ class Picture:
         label: What it shows.
         folder: The class folder that it lies in; the label's own name where labels are folders.
         source: The file, or the pixels in an ``.npz``.
+        boxed: Where it shows something, as a file says that was given with the data; ``boxes_of`` knows
+            what lies above it, too.
     """
 
     path: str
@@ -44,6 +85,7 @@ class Picture:
     label: str
     folder: str
     source: Path | NDArray[np.uint8] = field(repr=False, compare=False)
+    boxed: Boxed | None = field(default=None, repr=False, compare=False)
 
     def data(self) -> bytes:
         """Read the file's bytes, or the array's.
@@ -70,6 +112,12 @@ class Picture:
     def sha256(self) -> str:
         """Give the digest of the file's bytes, or of the array's."""
         return hashlib.sha256(self.data()).hexdigest()
+
+
+def share_of(box: Box, height_px: int, width_px: int) -> Box:
+    """Give a box in pixels as shares of a picture of that size."""
+    left, top, right, bottom = box
+    return left / width_px, top / height_px, right / width_px, bottom / height_px
 
 
 @dataclass(frozen=True, slots=True)
