@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -39,8 +39,8 @@ class BoxFile:
     unknown: tuple[str, ...]
 
 
-def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
-    """Read where pictures show something: what was given with them, or else a ``boxes.json`` above them.
+def boxes_of(pictures: Collection[Picture]) -> dict[str, Boxed]:
+    """Read where pictures show something, from a ``boxes.json`` above them and from what was given with them.
 
     Returns:
         By the picture's path; a picture without boxes is not there.
@@ -53,11 +53,8 @@ def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
     """
     roots: dict[Path, Path | None] = {}
     known: dict[Path, dict[str, Boxed]] = {}
-    found = {}
+    found = {picture.path: picture.boxed for picture in pictures if picture.boxed}
     for picture in pictures:
-        if picture.boxed:
-            found[picture.path] = picture.boxed
-            continue
         if not isinstance(picture.source, Path):
             continue
         folder = picture.source.parent
@@ -68,18 +65,18 @@ def boxes_of(pictures: Iterable[Picture]) -> dict[str, Boxed]:
             continue
         if root not in known:
             known[root] = _read_boxes(root / "boxes.json")
-        if boxed := known[root].get(picture.source.relative_to(root).as_posix()):
-            found[picture.path] = boxed
+        if above := known[root].get(picture.source.relative_to(root).as_posix()):
+            found[picture.path] = picture.boxed.over(above) if picture.boxed else above
     return found
 
 
 def with_boxes(
     pictures: Sequence[Picture], files: Sequence[Path]
 ) -> tuple[tuple[Picture, ...], tuple[BoxFile, ...]]:
-    """Say where pictures show something by files in place of the ``boxes.json`` above them.
+    """Say where pictures show something by files, which for labels of theirs count in place of those above.
 
-    A file names a picture by the end of its path, ``a.jpg`` or ``train/fire/a.jpg``. Of two files that name
-    one picture the later counts.
+    A file names a picture by the end of its path, ``a.jpg`` or ``train/fire/a.jpg``. Of two files that have
+    boxes of one label in one picture the later counts.
 
     Returns:
         The pictures in their order, and what each file knows of them.
@@ -93,7 +90,8 @@ def with_boxes(
     found: dict[str, Boxed] = {}
     known = []
     for file in files:
-        paths, unknown = {}, []
+        paths: dict[str, Boxed] = {}
+        unknown = []
         for name, boxed in _read_boxes(file).items():
             parts = PurePosixPath(name).parts
             named = [p.path for p in by_name.get(parts[-1], ()) if _parts(p)[-len(parts) :] == parts]
@@ -111,7 +109,7 @@ def with_boxes(
                 else f"'{file}' holds no boxes.",
                 fix="Give the end of each picture's path as file_name, for instance train/fire/a.jpg.",
             )
-        found |= paths
+        found |= {path: boxed.over(found.get(path)) for path, boxed in paths.items()}
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         known.append(BoxFile(file.name, sha256, len(paths), tuple(unknown)))
     boxed_ones = (replace(p, boxed=found[p.path]) if p.path in found else p for p in pictures)

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +54,25 @@ class Boxed:
             label: tuple(share_of(box, self.height_px, self.width_px) for box in boxes)
             for label, boxes in self.by_label_px.items()
         }
+
+    def over(self, other: Boxed | None) -> Boxed:
+        """Give these boxes, and of labels that have none here those of ``other``, of the same picture.
+
+        Example:
+            >>> whole = Boxed(10, 10, {"fire": ((0, 0, 10, 10),), "smoke": ((0, 0, 10, 5),)})
+            >>> Boxed(20, 20, {"fire": ((8, 8, 12, 12),)}).over(whole).by_label_px
+            {'fire': ((8, 8, 12, 12),), 'smoke': ((0.0, 0.0, 20.0, 10.0),)}
+        """
+        if other is None:
+            return self
+        wide, high = self.width_px, self.height_px
+        below = {
+            label: tuple(
+                (left * wide, top * high, right * wide, bottom * high) for left, top, right, bottom in boxes
+            )
+            for label, boxes in other.shares().items()
+        }
+        return replace(self, by_label_px={**below, **self.by_label_px})
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """Give the boxes of each label as a mask of the picture's size, True in every pixel they touch."""

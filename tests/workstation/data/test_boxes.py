@@ -28,37 +28,45 @@ def pictures(tmp_path: Path) -> Path:
             path = root / "images" / split / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), NIGHT)
-    coco(root / "boxes.json", {"images/train/fire/a.png": [(0, 0, 30, 20)]})
+    coco(root / "boxes.json", {"images/train/fire/a.png": [(0, 0, 30, 20)]}, smoke=[(0, 0, 60, 20)])
     return root
 
 
-def coco(file: Path, boxes: Mapping[str, Sequence[tuple[int, int, int, int]]]) -> Path:
+def coco(
+    file: Path,
+    boxes: Mapping[str, Sequence[tuple[int, int, int, int]]],
+    smoke: Sequence[tuple[int, int, int, int]] = (),
+) -> Path:
+    """Write boxes of fire by picture, and of smoke in the first."""
     images = [{"id": at, "file_name": name, "width": 60, "height": 40} for at, name in enumerate(boxes)]
     marks = [
         {"image_id": at, "category_id": 1, "bbox": box}
         for at, found in enumerate(boxes.values())
         for box in found
     ]
-    table = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "fire"}]}
+    marks += [{"image_id": 0, "category_id": 2, "bbox": box} for box in smoke]
+    categories = [{"id": 1, "name": "fire"}, {"id": 2, "name": "smoke"}]
+    table = {"images": images, "annotations": marks, "categories": categories}
     file.write_text(json.dumps(table), encoding="utf-8")
     return file
 
 
-def seen(data: Path, *boxes: Path) -> dict[str, tuple[tuple[float, ...], ...]]:
+def seen(data: Path, *boxes: Path) -> dict[str, Mapping[str, Sequence[Sequence[float]]]]:
     dataset = open_dataset(data, boxes=boxes)
-    return {path: boxed.by_label_px["fire"] for path, boxed in boxes_of(dataset.pictures).items()}
+    return {path: boxed.by_label_px for path, boxed in boxes_of(dataset.pictures).items()}
 
 
-def test_a_file_elsewhere_says_more_than_the_one_above_and_the_later_of_two_counts(
+def test_of_its_labels_a_file_says_more_than_the_one_above_and_the_later_of_two_counts(
     pictures: Path, tmp_path: Path
 ) -> None:
     first = coco(tmp_path / "1.json", {"train/fire/a.png": [(1, 2, 3, 4)], "val/fire/b.png": [(0, 0, 5, 5)]})
     later = coco(tmp_path / "2.json", {"images/val/fire/b.png": [(10, 10, 5, 5), (20, 20, 5, 5)]})
 
-    assert seen(pictures) == {"train/fire/a.png": ((0, 0, 30, 20),)}
+    smoke = ((0, 0, 60, 20),)
+    assert seen(pictures) == {"train/fire/a.png": {"fire": ((0, 0, 30, 20),), "smoke": smoke}}
     assert seen(pictures, first, later) == {
-        "train/fire/a.png": ((1, 2, 4, 6),),
-        "val/fire/b.png": ((10, 10, 15, 15), (20, 20, 25, 25)),
+        "train/fire/a.png": {"fire": ((1, 2, 4, 6),), "smoke": smoke},
+        "val/fire/b.png": {"fire": ((10, 10, 15, 15), (20, 20, 25, 25))},
     }
 
 
