@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecnn.workstation.channels.allocation import Cost
     from edgecnn.workstation.channels.shrink import Shrunk
     from edgecnn.workstation.cluster import Clustered
+    from edgecnn.workstation.data.catalog import Dataset
     from edgecnn.workstation.train import Progress
 
 _OF_CHANNELS = {
@@ -29,6 +30,11 @@ _OF_CHANNELS = {
 """Options of ``prune`` by parameter that only a cut of channels reads."""
 
 DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <class>/*."
+
+boxes_option = click.option(
+    "--boxes", multiple=True, type=click.Path(path_type=Path),
+    help="COCO file that says where pictures show something, by the end of their paths.",
+)  # fmt: skip
 
 
 @click.command()
@@ -54,10 +60,7 @@ DATA_HELP = "Folder, .tar[.gz|.xz], .zip or .npz with <split>/<class>/* or <clas
     "--leave-out", multiple=True, metavar="GLOB",
     help="File names to leave out of train and val; they become the split left_out.",
 )  # fmt: skip
-@click.option(
-    "--boxes", multiple=True, type=click.Path(path_type=Path),
-    help="COCO file that says where pictures show something, by the end of their paths.",
-)  # fmt: skip
+@boxes_option
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --out.")
 def train(
     recipe: str,
@@ -87,9 +90,7 @@ def train(
         chosen, text = recipes.with_epochs(chosen, text, epochs)
     chosen, text = recipes.with_leave_out(chosen, text, leave_out)
     dataset = open_dataset(data, recipes.folders_of(chosen), leave_out=chosen.leave_out, boxes=boxes)
-    for file in dataset.boxes:
-        lacking = f"; of {len(file.unknown):,} that it names too the data have none" if file.unknown else ""
-        click.echo(f"{file.name}: boxes of {file.picture_count:,} pictures{lacking}", err=True)
+    _tell_boxes(dataset)
     from edgecnn.workstation.train import train as run
 
     with progress_bar() as progress:
@@ -107,6 +108,7 @@ def train(
     "--data", required=True, multiple=True, type=click.Path(path_type=Path),
     help=DATA_HELP + " May be repeated.",
 )  # fmt: skip
+@boxes_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The .h5 to write.")
 @click.option("--sparsity", type=float, help="Share of the weights that become zero: smaller after gzip.")
 @click.option("--channels", type=float, help="Share of the cost that goes with whole channels: faster.")
@@ -125,6 +127,7 @@ def train(
 def prune(
     model: Path,
     data: tuple[Path, ...],
+    boxes: tuple[Path, ...],
     out: Path,
     sparsity: float | None,
     channels: float | None,
@@ -156,7 +159,7 @@ def prune(
     from edgecnn.workstation.channels.shrink import shrink
     from edgecnn.workstation.cluster import cluster
 
-    dataset = room.open_data_of(model, data)
+    dataset = _open_data(model, data, boxes)
     with progress_bar() as progress:
         if channels is not None:
             _print_widths(
@@ -177,6 +180,20 @@ def prune(
             _print_sparsity(room.prune(model, dataset, out, sparsity, epochs or 2, progress))
         elif clusters is not None:
             _print_values(cluster(model, dataset, out, clusters, epochs or 2, progress))
+
+
+def _open_data(model: Path, data: tuple[Path, ...], boxes: tuple[Path, ...]) -> Dataset:
+    from edgecnn.workstation.prune import open_data_of
+
+    dataset = open_data_of(model, data, boxes)
+    _tell_boxes(dataset)
+    return dataset
+
+
+def _tell_boxes(dataset: Dataset) -> None:
+    for file in dataset.boxes:
+        lacking = f"; it names {len(file.unknown):,} that the data lack" if file.unknown else ""
+        click.echo(f"{file.name}: boxes of {file.picture_count:,} pictures{lacking}", err=True)
 
 
 def _print_widths(shrunk: Shrunk) -> None:
@@ -241,6 +258,7 @@ def _print_sparsity(pruned: object) -> None:
     "--data", multiple=True, type=click.Path(path_type=Path),
     help=DATA_HELP + " May be repeated. Needed for int8 and int16x8.",
 )  # fmt: skip
+@boxes_option
 @click.option(
     "--calibration", type=click.Path(path_type=Path),
     help="List of training pictures, '<sha256>  <path>' a line; if left out, drawn and written beside --out.",
@@ -279,6 +297,7 @@ def convert(
     model: Path,
     out: Path,
     data: tuple[Path, ...],
+    boxes: tuple[Path, ...],
     calibration: Path | None,
     precision: str,
     target: str,
@@ -300,12 +319,13 @@ def convert(
     from edgecnn.bundle import signature
     from edgecnn.cli.targets import print_check
     from edgecnn.workstation import convert as room
-    from edgecnn.workstation.prune import open_data_of
     from edgecnn.workstation.subject import read_labels
 
     if key is not None:
         signature.read_private(key)  # a wrong one is told before the work, not after it
-    dataset = open_data_of(model, data) if data else None
+    if boxes and not data:
+        raise click.UsageError("--boxes goes with --data.")
+    dataset = _open_data(model, data, boxes) if data else None
     names = read_labels(labels) if labels else None
     chosen = cast("Precision", precision)
     with progress_bar() as progress:

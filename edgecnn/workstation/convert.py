@@ -29,7 +29,7 @@ from edgecnn.workstation.split import read_training
 from edgecnn.workstation.subject import Subject, read_subject
 from edgecnn.workstation.tflite import float_operators, heads_in, to_flatbuffer
 from edgecnn.workstation.thresholds import thresholds_of
-from edgecnn.workstation.train import Progress
+from edgecnn.workstation.train import Progress, tell_other_data
 
 MOSAIC_PX = 8
 """Side of a tile in the pictures whose outputs travel with the model; edgecnn makes them all itself."""
@@ -117,8 +117,8 @@ def convert(
         )
     judge = None if max_drop_pp is None else judge_for(parent, precision, dataset, metric)
     _refuse_contradictions(parent, precision, dataset, calibration_list, qat_epochs, judge is not None)
-    if dataset and parent.card and parent.card.data_sha256 != dataset.digest():
-        progress.on_note("Note: these are not the pictures that the model was trained on.")
+    if dataset and parent.card:
+        tell_other_data(parent.card, dataset, progress)
     subject, representative = parent, None
     entries: tuple[calibration.Entry, ...] = ()
     if qat_epochs and not judge:

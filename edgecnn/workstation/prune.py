@@ -28,6 +28,7 @@ from edgecnn.workstation.train import (
     losses_for,
     make_optimizer,
     reset_randomness,
+    tell_other_data,
 )
 
 LEARNING_RATE_SHARE = 0.2
@@ -163,22 +164,26 @@ def open_parent(
             f"'{path}' was not made by 'edgecnn train': it does not say what its labels and input are.",
             fix=f"Train it with 'edgecnn train RECIPE --init {path}', which starts from its weights.",
         )
-    if card.data_sha256 != dataset.digest():
-        progress.on_note("Note: these are not the pictures that the model was trained on.")
+    tell_other_data(card, dataset, progress)
     return model, card, parse(card.recipe), card.heads
 
 
-def open_data_of(model: Path, data: Path | Sequence[Path]) -> Dataset:
+def open_data_of(model: Path, data: Path | Sequence[Path], boxes: Sequence[Path] = ()) -> Dataset:
     """Open data as they were opened to train a model: its folders, its labels, its pictures left out.
+
+    Args:
+        model: The ``.h5``.
+        data: What ``open_dataset`` takes, as ``boxes``.
+        boxes: Files that say where pictures show something.
 
     Raises:
         DataError: If the data do not fit.
     """
     card = model_file.read_card(model)
     if card is None:
-        return open_dataset(data)
+        return open_dataset(data, boxes=boxes)
     recipe = parse(card.recipe)
-    return open_dataset(data, folders_of(recipe), leave_out=recipe.leave_out)
+    return open_dataset(data, folders_of(recipe), leave_out=recipe.leave_out, boxes=boxes)
 
 
 def fine_tune(

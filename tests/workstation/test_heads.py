@@ -35,7 +35,7 @@ from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.quality import quality_of
 from edgecnn.workstation.recipe import Augment, ModelSpec, TrainSpec, folders_of, parse, with_epochs
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
-from edgecnn.workstation.train import freeze, train
+from edgecnn.workstation.train import Progress, freeze, train
 
 SIDE = 32
 Dying = Callable[[], contextlib.AbstractContextManager[None]]
@@ -145,7 +145,12 @@ def test_boxes_given_apart_teach_what_those_above_do_and_are_named_in_the_file(
     pairs = zip(*(model_file.load(run.path)[0].get_weights() for run in (made, above)), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)
     digests = {"marks.json": hashlib.sha256(marks.read_bytes()).hexdigest()}
-    manifest = convert(made.path, tmp_path / "m.tflite", "float32", apart).bundle.manifest
+    notes: list[str] = []
+    progress = Progress(on_note=notes.append)
+    manifest = convert(made.path, tmp_path / "m.tflite", "float32", apart, progress=progress).bundle.manifest
+    assert notes == []
+    convert(made.path, tmp_path / "again.tflite", "float32", dataset, progress=progress)
+    assert notes == ["Note: the model was trained with the boxes of marks.json; give them by --boxes."]
     assert manifest is not None
     assert manifest.provenance.boxes_sha256 == digests
     with pytest.raises(ModelError, match="is there already"):
