@@ -27,7 +27,7 @@ from edgecnn.workstation.card import card
 from edgecnn.workstation.checkpoint import Epoch
 from edgecnn.workstation.data.catalog import LEFT_OUT, Dataset
 from edgecnn.workstation.failures import failures, sheet
-from edgecnn.workstation.recipe import Recipe, parse
+from edgecnn.workstation.recipe import parse
 from edgecnn.zoo import figures as measured
 from edgecnn.zoo import shelf as shelves
 from edgecnn.zoo.figures import (
@@ -255,10 +255,11 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
     return tuple(found for report in own if (found := _picture_set(report)))
 
 
-def _method(provenance: Provenance) -> tuple[Recipe, frozenset[str], tuple[str, ...]]:
-    """Give how a model was trained, whatever was left out, averaged with others, and pruned."""
+def _method(provenance: Provenance) -> tuple[object, ...]:
+    """Give how a model was trained, by which boxes, averaged and pruned, whatever pictures were left out."""
     recipe = replace(parse(provenance.recipe), leave_out=())
-    return recipe, frozenset(provenance.averaged_sha256), provenance.pruned
+    boxes = dict(provenance.boxes_sha256)
+    return recipe, boxes, frozenset(provenance.averaged_sha256), provenance.pruned
 
 
 def keeps_its_start(provenance: Provenance) -> bool:

@@ -229,6 +229,23 @@ def test_what_another_recipe_never_saw_is_not_taken_for_what_this_one_never_saw(
     assert (mine / "blobs" / "card.md").read_bytes() == before
 
 
+def test_what_learned_from_other_boxes_is_of_another_recipe(
+    published: Path, pictures: Path, tmp_path: Path
+) -> None:
+    table = {
+        "images": [{"id": 1, "file_name": "train/blue/20.png", "width": 16, "height": 16}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [4, 4, 8, 8]}],
+        "categories": [{"id": 1, "name": "blue"}],
+    }
+    boxes = tmp_path / "marks.json"
+    boxes.write_text(json.dumps(table), encoding="utf-8")
+    data = open_dataset(pictures, leave_out=["1?.png"], boxes=[boxes])
+    _make('leave_out = ["1?.png"]\n' + blobs.RECIPE, data, tmp_path / "out", LEFT_OUT)
+
+    with pytest.raises(DataError, match="of another recipe than 'blobs'"):
+        publish.add_left_out("blobs", tmp_path / "out", Path(shutil.copytree(published, tmp_path / "shelf")))
+
+
 def test_the_card_of_a_pruned_network_says_how_and_what_never_saw_a_source_must_be_pruned_alike(
     folder: Path, data: Dataset, pictures: Path, without_ones: Path, tmp_path: Path
 ) -> None:
