@@ -23,6 +23,7 @@ from edgecnn.workstation.split import Split, read_split, read_training, split_to
 from edgecnn.workstation.step import Step, batch_loss, make_step
 from edgecnn.workstation.train import (
     Progress,
+    boxes_sha256_of,
     centre,
     learn,
     losses_for,
@@ -155,6 +156,8 @@ def open_parent(
 ) -> tuple[Any, model_file.Card, Recipe, tuple[Head, ...]]:
     """Open the model that something is taken out of, with its card, its recipe and its answers.
 
+    Fine-tuning learns from the boxes that are given now, too: the card names them from here on.
+
     Raises:
         ModelError: If it was not made by edgecnn, so that its labels are not known, or cannot be read.
     """
@@ -165,6 +168,7 @@ def open_parent(
             fix=f"Train it with 'edgecnn train RECIPE --init {path}', which starts from its weights.",
         )
     tell_other_data(card, dataset, progress)
+    card = replace(card, boxes_sha256={**card.boxes_sha256, **boxes_sha256_of(dataset)})
     return model, card, parse(card.recipe), card.heads
 
 

@@ -104,7 +104,7 @@ def train(
     teachers_sha256 = model_file.digests_of((one.name, one.sha256) for one in opened)
     ingredients = open_ingredients(averaged)
     averaged_sha256 = model_file.digests_of((one.recipe.name, one.sha256) for one in ingredients)
-    boxes_sha256 = _boxes_sha256(dataset)
+    boxes_sha256 = boxes_sha256_of(dataset)
     start_sha256 = digest_of_start(init) if init else {}
     fresh = RunState(text, dataset.digest(), start_sha256, teachers_sha256, boxes_sha256)
     if done := finished(out, fresh, averaged_sha256, resume):
@@ -298,7 +298,8 @@ def finished(out: Path, fresh: RunState, averaged_sha256: Mapping[str, str], res
     return Trained(path, card, history)
 
 
-def _boxes_sha256(dataset: Dataset) -> dict[str, str]:
+def boxes_sha256_of(dataset: Dataset) -> dict[str, str]:
+    """Give digests of the files of boxes that were given with data, by their names."""
     return model_file.digests_of((boxes.name, boxes.sha256) for boxes in dataset.boxes)
 
 
@@ -306,8 +307,9 @@ def tell_other_data(card: model_file.Card, dataset: Dataset, progress: Progress)
     """Say so if a model was trained on other pictures than these, or with boxes that were not given now."""
     if card.data_sha256 != dataset.digest():
         progress.on_note("Note: these are not the pictures that the model was trained on.")
-    if missing := set(card.boxes_sha256.items()) - set(_boxes_sha256(dataset).items()):
-        names = ", ".join(sorted(name for name, _ in missing))
+    given = {boxes.sha256 for boxes in dataset.boxes}
+    if missing := [name for name, sha256 in card.boxes_sha256.items() if sha256 not in given]:
+        names = ", ".join(sorted(missing))
         progress.on_note(f"Note: the model was trained with the boxes of {names}; give them by --boxes.")
 
 

@@ -32,6 +32,7 @@ from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, join, mask_for, targets_of
 from edgecnn.workstation.losses import loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
+from edgecnn.workstation.prune import prune
 from edgecnn.workstation.quality import quality_of
 from edgecnn.workstation.recipe import Augment, ModelSpec, TrainSpec, folders_of, parse, with_epochs
 from edgecnn.workstation.thresholds import operating_points, thresholds_of
@@ -153,6 +154,10 @@ def test_boxes_given_apart_teach_what_those_above_do_and_are_named_in_the_file(
     assert notes == ["Note: the model was trained with the boxes of marks.json; give them by --boxes."]
     assert manifest is not None
     assert manifest.provenance.boxes_sha256 == digests
+    pruned = prune(above.path, apart, tmp_path / "pruned.h5", 0.5, 1, progress).path
+    card = model_file.read_card(pruned)
+    assert card is not None
+    assert card.boxes_sha256 == digests
     with pytest.raises(ModelError, match="is there already"):
         train(recipe, text, open_dataset(data, folders_of(recipe)), tmp_path / "run", resume=True)
 

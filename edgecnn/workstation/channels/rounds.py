@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +43,7 @@ class CutState:
         epochs: Of fine-tuning since that cut.
         best: The one of these that goes on.
         top1: What it had on val.
+        boxes_sha256: By name, digests of the files of boxes that it learns from.
     """
 
     parent_sha256: str
@@ -52,6 +53,7 @@ class CutState:
     epochs: int = 0
     best: int = 0
     top1: float = -1.0
+    boxes_sha256: Mapping[str, str] = field(default_factory=dict)
     made_of: ClassVar[str] = "another model, other data or other options"
 
     def anew(self) -> CutState:

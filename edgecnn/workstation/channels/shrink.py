@@ -129,7 +129,8 @@ def shrink(
     whole = analyse(parent)
     # What can go at all does not depend on what it is worth: say before the first cut that it is too little.
     allocate(whole, np.zeros(whole.unit_count), 1 - share, cost)
-    fresh = CutState(model_file.weights_sha256(parent), dataset.digest(), how)
+    weights_sha256 = model_file.weights_sha256(parent)
+    fresh = CutState(weights_sha256, dataset.digest(), how, boxes_sha256=card.boxes_sha256)
     validation = read_split(dataset, "val", recipe, heads, parent)
     rounds = Rounds(folder, fresh, resume, recipe, heads, validation, progress)
     training = read_training(dataset, recipe, heads, parent, progress.on_note)

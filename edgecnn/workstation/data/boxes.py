@@ -18,7 +18,7 @@ from edgecnn.workstation.data.picture import Boxed, Picture, listed, share_of
 _FOLDERS_ABOVE: Final = 5
 """So many folders above a picture may hold what is known of it: <root>/images/<split>/<class> are four."""
 
-_WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_WRONG: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What a file of JSON that holds something else than expected raises while it is read."""
 
 
@@ -75,33 +75,24 @@ def with_boxes(
 ) -> tuple[tuple[Picture, ...], tuple[BoxFile, ...]]:
     """Say where pictures show something by files, which for labels of theirs count in place of those above.
 
-    A file names a picture by the end of its path, ``a.jpg`` or ``train/fire/a.jpg``. Of two files that have
-    boxes of one label in one picture the later counts.
+    A file names a picture by the end of its path, ``a.jpg`` or ``train/fire/a.jpg``.
 
     Returns:
         The pictures in their order, and what each file knows of them.
 
     Raises:
-        DataError: If a file is not what COCO describes, knows none of the pictures, or has a name of two.
+        DataError: If a file is not what COCO describes, knows none of the pictures, has a name of two, or
+            boxes of a label in a picture in which that label has some already.
     """
     by_name: dict[str, list[Picture]] = {}
     for picture in pictures:
-        by_name.setdefault(_parts(picture)[-1], []).append(picture)
+        by_name.setdefault(PurePosixPath(picture.path).name, []).append(picture)
     found: dict[str, Boxed] = {}
     known = []
     for file in files:
-        paths: dict[str, Boxed] = {}
-        unknown = []
-        for name, boxed in _read_boxes(file).items():
-            parts = PurePosixPath(name).parts
-            named = [p.path for p in by_name.get(parts[-1], ()) if _parts(p)[-len(parts) :] == parts]
-            if len(named) > 1:
-                raise DataError(
-                    f"'{name}' in the boxes '{file}' may be each of {listed(named)}.",
-                    fix="Write more of its path as file_name, for instance train/fire/a.jpg.",
-                )
-            paths.update(dict.fromkeys(named, boxed))
-            unknown += [] if named else [name]
+        boxes = _read_boxes(file)
+        paths = {name: path for name in boxes if (path := _path_of(name, by_name, file))}
+        unknown = tuple(name for name in boxes if name not in paths)
         if not paths:
             raise DataError(
                 f"The boxes '{file}' are of none of the pictures; the first is of '{unknown[0]}'."
@@ -109,15 +100,37 @@ def with_boxes(
                 else f"'{file}' holds no boxes.",
                 fix="Give the end of each picture's path as file_name, for instance train/fire/a.jpg.",
             )
-        found |= {path: boxed.over(found.get(path)) for path, boxed in paths.items()}
+        for name, path in paths.items():
+            before = found.get(path)
+            if before and (twice := before.by_label_px.keys() & boxes[name].by_label_px.keys()):
+                raise DataError(
+                    f"'{name}' in the boxes '{file}' has boxes of {listed(sorted(twice))} in '{path}', "
+                    "of which some were given already.",
+                    fix="Say in one place only where a picture shows a label.",
+                )
+            found[path] = boxes[name].over(before)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        known.append(BoxFile(file.name, sha256, len(paths), tuple(unknown)))
+        known.append(BoxFile(file.name, sha256, len(paths), unknown))
     boxed_ones = (replace(p, boxed=found[p.path]) if p.path in found else p for p in pictures)
     return tuple(boxed_ones), tuple(known)
 
 
-def _parts(picture: Picture) -> tuple[str, ...]:
-    return (picture.source if isinstance(picture.source, Path) else PurePosixPath(picture.path)).parts
+def _path_of(name: str, by_name: Mapping[str, Sequence[Picture]], file: Path) -> str | None:
+    parts = PurePosixPath(name).parts
+    named = [picture.path for picture in by_name.get(parts[-1], ()) if _ends_with(picture, parts)]
+    if len(named) > 1:
+        raise DataError(
+            f"'{name}' in the boxes '{file}' may be each of {listed(named)}.",
+            fix=f"Write more of its path as file_name: '{named[0]}'.",
+        )
+    return named[0] if named else None
+
+
+def _ends_with(picture: Picture, parts: tuple[str, ...]) -> bool:
+    own = [PurePosixPath(picture.path).parts]
+    if isinstance(picture.source, Path):  # its folders may be more than what the data set calls it by
+        own.append(picture.source.parts)
+    return any(one[-len(parts) :] == parts for one in own)
 
 
 def clips_of(pictures: Sequence[Picture], split: str, name: str) -> tuple[Clip, ...]:
@@ -172,14 +185,14 @@ def _read_boxes(file: Path) -> dict[str, Boxed]:
         for annotation in table["annotations"]:
             by_label = boxes.setdefault(annotation["image_id"], {})
             by_label.setdefault(names[annotation["category_id"]], []).append(_box(annotation["bbox"]))
-        return {
-            images[number]["file_name"]: Boxed(
-                _size(images[number]["height"]),
-                _size(images[number]["width"]),
-                {label: tuple(found) for label, found in by_label.items()},
-            )
-            for number, by_label in boxes.items()
-        }
+        known: dict[str, Boxed] = {}
+        for number, by_label in boxes.items():
+            image = images[number]
+            if (name := _file_name(image["file_name"])) in known:
+                raise ValueError(f"two images are called '{name}'")
+            found = {label: tuple(every) for label, every in by_label.items()}
+            known[name] = Boxed(_size(image["height"]), _size(image["width"]), found)
+        return known
     except _WRONG as error:
         raise DataError(
             f"The boxes '{file}' cannot be read: {type(error).__name__}: {error}.",
@@ -209,9 +222,16 @@ def _clip(root: Path, entry: Mapping[str, Any]) -> Clip:
 
 def _box(xywh: Sequence[float]) -> Box:
     left, top, width, height = map(float, xywh)
-    if not all(map(math.isfinite, (left, top, width, height))):
+    box = (left, top, left + width, top + height)
+    if not all(map(math.isfinite, box)):
         raise ValueError(f"{xywh} is no box")
-    return left, top, left + width, top + height
+    return box
+
+
+def _file_name(name: Any) -> str:
+    if not isinstance(name, str) or not PurePosixPath(name).name:
+        raise ValueError(f"{name!r} is no file_name")
+    return name
 
 
 def _size(length_px: Any) -> int:

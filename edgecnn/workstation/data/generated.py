@@ -98,16 +98,21 @@ def _lookalikes(
 
 def real_flames(dataset: Dataset) -> list[Cutout]:
     """Cut flames out of the boxes of training pictures, but for those of a few blurred pixels."""
-    boxes = {
-        path: [box for box in boxed.by_label_px.get("fire", ()) if _shorter_side(box) >= _LEAST_FLAME_PX]
-        for path, boxed in boxes_of(dataset.split("train")).items()
-    }
+    boxes = {path: boxed.shares().get("fire", ()) for path, boxed in boxes_of(dataset.split("train")).items()}
     burning = [picture for picture in dataset.split("train") if boxes.get(picture.path)]
     return [
         cut_flames(pixels, (left, top, right - left, bottom - top))
         for picture, pixels in zip(burning, _read(burning), strict=True)
-        for left, top, right, bottom in boxes[picture.path]
+        for left, top, right, bottom in (_inside(box, pixels) for box in boxes[picture.path])
+        if round(min(right - left, bottom - top)) >= _LEAST_FLAME_PX
     ]
+
+
+def _inside(box: Box, pixels: Pixels) -> Box:
+    """Bring a box in shares of a picture to its pixels, without what lies beyond its edges."""
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = np.clip(box, 0, 1)
+    return left * width, top * height, right * width, bottom * height
 
 
 def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]) -> Made:
@@ -134,8 +139,3 @@ def _backgrounds(dataset: Dataset, split: str, folders: Sequence[str], seed: int
 
 def _read(pictures: Sequence[Picture]) -> list[Pixels]:
     return in_threads(Picture.read, pictures)
-
-
-def _shorter_side(box: Box) -> float:
-    left, top, right, bottom = box
-    return min(right - left, bottom - top)

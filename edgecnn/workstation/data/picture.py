@@ -81,7 +81,8 @@ class Boxed:
     def _mask(self, boxes: Iterable[Box]) -> NDArray[np.bool_]:
         mask = np.zeros((self.height_px, self.width_px), bool)
         for left, top, right, bottom in boxes:
-            mask[max(0, int(top)) : math.ceil(bottom), max(0, int(left)) : math.ceil(right)] = True
+            rows = slice(max(0, int(top)), max(0, math.ceil(bottom)))
+            mask[rows, max(0, int(left)) : max(0, math.ceil(right))] = True
         return mask
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edgecnn.errors import DataError
 from edgecnn.workstation.data.boxes import boxes_of
 from edgecnn.workstation.data.catalog import open_dataset
 from edgecnn.workstation.data.generated import real_flames
+from edgecnn.workstation.data.picture import Boxed
 
 NIGHT = np.full((40, 60, 3), 20, np.uint8)
 
@@ -56,15 +58,13 @@ def seen(data: Path, *boxes: Path) -> dict[str, Mapping[str, Sequence[Sequence[f
     return {path: boxed.by_label_px for path, boxed in boxes_of(dataset.pictures).items()}
 
 
-def test_of_its_labels_a_file_says_more_than_the_one_above_and_the_later_of_two_counts(
-    pictures: Path, tmp_path: Path
-) -> None:
-    first = coco(tmp_path / "1.json", {"train/fire/a.png": [(1, 2, 3, 4)], "val/fire/b.png": [(0, 0, 5, 5)]})
-    later = coco(tmp_path / "2.json", {"images/val/fire/b.png": [(10, 10, 5, 5), (20, 20, 5, 5)]})
+def test_of_its_labels_a_file_says_more_than_the_one_above(pictures: Path, tmp_path: Path) -> None:
+    first = coco(tmp_path / "1.json", {"train/fire/a.png": [(1, 2, 3, 4)]})
+    other = coco(tmp_path / "2.json", {"images/val/fire/b.png": [(10, 10, 5, 5), (20, 20, 5, 5)]})
 
     smoke = ((0, 0, 60, 20),)
     assert seen(pictures) == {"train/fire/a.png": {"fire": ((0, 0, 30, 20),), "smoke": smoke}}
-    assert seen(pictures, first, later) == {
+    assert seen(pictures, first, other) == {
         "train/fire/a.png": {"fire": ((1, 2, 4, 6),), "smoke": smoke},
         "val/fire/b.png": {"fire": ((10, 10, 15, 15), (20, 20, 25, 25))},
     }
@@ -83,6 +83,13 @@ def test_a_dataset_says_which_files_of_boxes_it_has_and_what_they_name_in_vain(
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
+        ({"": [(1, 2, 3, 4)]}, "'' is no file_name"),
+        ({5: [(1, 2, 3, 4)]}, "5 is no file_name"),
+        ({"train/fire/a.png": [(1, 2, 10**400, 4)]}, "cannot be read: OverflowError"),
+        (
+            {"train/fire/a.png": [(1, 2, 3, 4)], "images/train/fire/a.png": [(5, 5, 9, 9)]},
+            "has boxes of 'fire' in 'train/fire/a.png', of which some were given already",
+        ),
         ({"a.png": [(1, 2, 3, 4)]}, "may be each of 'train/fire/a.png', 'val/fire/a.png'"),
         ({"elsewhere/a.png": [(1, 2, 3, 4)]}, "of none of the pictures; the first is of 'elsewhere/a.png'"),
         ({"train/fire/a.png": []}, "holds no boxes"),
@@ -94,6 +101,66 @@ def test_boxes_that_fit_no_picture_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         open_dataset(pictures, boxes=[coco(tmp_path / "marks.json", boxes)])
+
+
+def test_two_files_that_know_one_label_in_one_picture_are_refused_in_either_order(
+    pictures: Path, tmp_path: Path
+) -> None:
+    files = [coco(tmp_path / f"{n}.json", {"train/fire/a.png": [(n, 2, 9, 9)]}) for n in (1, 2)]
+    for given in (files, files[::-1]):
+        with pytest.raises(DataError, match="of which some were given already"):
+            open_dataset(pictures, boxes=given)
+
+
+def test_two_images_of_one_name_are_refused_in_the_boxes_above_the_pictures_too(pictures: Path) -> None:
+    file = pictures / "boxes.json"
+    table = json.loads(file.read_text(encoding="utf-8"))
+    table["images"].append({**table["images"][0], "id": 7})
+    table["annotations"].append({"image_id": 7, "category_id": 1, "bbox": [1, 1, 5, 5]})
+    file.write_text(json.dumps(table), encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"two images are called 'images/train/fire/a\.png'"):
+        seen(pictures)
+
+
+def test_pictures_of_two_sets_are_told_apart_by_the_names_that_the_error_gives(
+    pictures: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(pictures, tmp_path / "other"))
+    file = coco(tmp_path / "marks.json", {"train/fire/b.png": [(1, 2, 3, 4)]})
+    with pytest.raises(DataError, match="may be each of") as refused:
+        open_dataset([pictures, other], boxes=[file])
+    assert "'pictures/train/fire/b.png'" in str(refused.value.fix)
+    coco(file, {"pictures/train/fire/b.png": [(1, 2, 3, 4)]})
+
+    dataset = open_dataset([pictures, other], boxes=[file])
+
+    assert [picture.path for picture in dataset.pictures if picture.boxed] == ["pictures/train/fire/b.png"]
+
+
+def test_what_lies_beyond_the_edges_of_a_picture_marks_nothing_in_it_and_gives_no_flame(
+    pictures: Path, tmp_path: Path
+) -> None:
+    beyond = [(-30, 5, 10, 20), (5, -30, 20, 10), (100, 5, 20, 20), (55, 5, 40, 20)]
+    file = coco(tmp_path / "marks.json", {"train/fire/b.png": [*beyond, (-10, 10, 30, 20)]})
+    dataset = open_dataset(pictures, boxes=[file])
+    boxed = boxes_of(dataset.pictures)["train/fire/b.png"]
+
+    assert [pixels.shape[:2] for pixels, _ in real_flames(dataset)] == [(20, 30), (20, 20)]
+    assert Boxed(40, 60, {"fire": boxed.by_label_px["fire"][:3]}).masks()["fire"].sum() == 0
+
+
+def test_flames_are_cut_where_they_are_in_a_picture_of_another_size_than_its_boxes_were_drawn_in(
+    pictures: Path, tmp_path: Path
+) -> None:
+    file = coco(tmp_path / "marks.json", {"train/fire/b.png": [(10, 10, 20, 12)]})
+    table = json.loads(file.read_text(encoding="utf-8"))
+    table["images"][0].update(width=120, height=80)
+    table["annotations"][0]["bbox"] = [20, 20, 40, 24]
+    file.write_text(json.dumps(table), encoding="utf-8")
+    cut = real_flames(open_dataset(pictures, boxes=[file]))
+
+    assert [pixels.shape[:2] for pixels, _ in cut] == [(20, 30), (12, 20)]
 
 
 def test_each_box_of_training_gives_a_flame_but_the_smallest(pictures: Path, tmp_path: Path) -> None:
