@@ -258,8 +258,8 @@ def sets_of(folder: Path) -> tuple[PictureSet, ...]:
 def _method(provenance: Provenance) -> tuple[object, ...]:
     """Give how a model was trained, by which boxes, averaged and pruned, whatever pictures were left out."""
     recipe = replace(parse(provenance.recipe), leave_out=())
-    boxes = dict(provenance.boxes_sha256)
-    return recipe, boxes, frozenset(provenance.averaged_sha256), provenance.pruned
+    averaged = frozenset(provenance.averaged_sha256)
+    return recipe, provenance.boxes_sha256, averaged, provenance.pruned
 
 
 def keeps_its_start(provenance: Provenance) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Final
 from edgecnn.core.alarm import Box
 from edgecnn.errors import DataError
 from edgecnn.measure.watched import Clip
+from edgecnn.workstation.data.archive import file_sha256
 from edgecnn.workstation.data.picture import Boxed, Picture, listed, share_of
 
 _FOLDERS_ABOVE: Final = 5
@@ -84,6 +84,8 @@ def with_boxes(
         DataError: If a file is not what COCO describes, knows none of the pictures, has a name of two, or
             boxes of a label in a picture in which that label has some already.
     """
+    if not files:
+        return tuple(pictures), ()
     by_name: dict[str, list[Picture]] = {}
     for picture in pictures:
         by_name.setdefault(PurePosixPath(picture.path).name, []).append(picture)
@@ -109,8 +111,7 @@ def with_boxes(
                     fix="Say in one place only where a picture shows a label.",
                 )
             found[path] = boxes[name].over(before)
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        known.append(BoxFile(file.name, sha256, len(paths), unknown))
+        known.append(BoxFile(file.name, file_sha256(file), len(paths), unknown))
     boxed_ones = (replace(p, boxed=found[p.path]) if p.path in found else p for p in pictures)
     return tuple(boxed_ones), tuple(known)
 

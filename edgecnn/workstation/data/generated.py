@@ -15,7 +15,7 @@ from edgecnn.workstation.data.boxes import boxes_of
 from edgecnn.workstation.data.catalog import Dataset
 from edgecnn.workstation.data.flames import Cutout, cut_flames, pasted
 from edgecnn.workstation.data.lookalikes import lookalikes
-from edgecnn.workstation.data.picture import Picture, in_threads, listed
+from edgecnn.workstation.data.picture import Picture, in_pixels, in_threads, listed
 from edgecnn.workstation.data.pipeline import Codes
 from edgecnn.workstation.data.targets import Targets, targets_of_generated
 from edgecnn.workstation.recipe import Lookalikes, Recipe
@@ -98,21 +98,25 @@ def _lookalikes(
 
 def real_flames(dataset: Dataset) -> list[Cutout]:
     """Cut flames out of the boxes of training pictures, but for those of a few blurred pixels."""
-    boxes = {path: boxed.shares().get("fire", ()) for path, boxed in boxes_of(dataset.split("train")).items()}
-    burning = [picture for picture in dataset.split("train") if boxes.get(picture.path)]
-    return [
-        cut_flames(pixels, (left, top, right - left, bottom - top))
-        for picture, pixels in zip(burning, _read(burning), strict=True)
-        for left, top, right, bottom in (_inside(box, pixels) for box in boxes[picture.path])
-        if round(min(right - left, bottom - top)) >= _LEAST_FLAME_PX
-    ]
+    pictures = dataset.split("train")
+    boxes = {path: boxed.shares().get("fire", ()) for path, boxed in boxes_of(pictures).items()}
+
+    def cut(picture: Picture) -> list[Cutout]:
+        pixels = picture.read()
+        return [
+            cut_flames(pixels, (left, top, right - left, bottom - top))
+            for left, top, right, bottom in (_inside(box, pixels) for box in boxes[picture.path])
+            if round(min(right - left, bottom - top)) >= _LEAST_FLAME_PX
+        ]
+
+    burning = [picture for picture in pictures if boxes.get(picture.path)]
+    return [flame for flames in in_threads(cut, burning) for flame in flames]
 
 
-def _inside(box: Box, pixels: Pixels) -> Box:
+def _inside(share: Box, pixels: Pixels) -> Box:
     """Bring a box in shares of a picture to its pixels, without what lies beyond its edges."""
-    height, width = pixels.shape[:2]
-    left, top, right, bottom = np.clip(box, 0, 1)
-    return left * width, top * height, right * width, bottom * height
+    left, top, right, bottom = np.clip(share, 0, 1)
+    return in_pixels((left, top, right, bottom), *pixels.shape[:2])
 
 
 def _pasted(dataset: Dataset, recipe: Recipe, heads: Sequence[Head], grids: Sequence[Grid | None]) -> Made:

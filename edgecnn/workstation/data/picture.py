@@ -65,11 +65,8 @@ class Boxed:
         """
         if other is None:
             return self
-        wide, high = self.width_px, self.height_px
         below = {
-            label: tuple(
-                (left * wide, top * high, right * wide, bottom * high) for left, top, right, bottom in boxes
-            )
+            label: tuple(in_pixels(box, self.height_px, self.width_px) for box in boxes)
             for label, boxes in other.shares().items()
         }
         return replace(self, by_label_px={**below, **self.by_label_px})
@@ -138,6 +135,12 @@ def share_of(box: Box, height_px: int, width_px: int) -> Box:
     """Give a box in pixels as shares of a picture of that size."""
     left, top, right, bottom = box
     return left / width_px, top / height_px, right / width_px, bottom / height_px
+
+
+def in_pixels(share: Box, height_px: int, width_px: int) -> Box:
+    """Give a box in shares of a picture in pixels of that size."""
+    left, top, right, bottom = share
+    return left * width_px, top * height_px, right * width_px, bottom * height_px
 
 
 @dataclass(frozen=True, slots=True)
