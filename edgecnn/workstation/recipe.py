@@ -66,7 +66,7 @@ class ModelSpec:
             VGG-16: ``batch_norm``, or none as in the paper.
         dense_units: Of AlexNet's and VGG-16's two hidden dense layers; 4096 in the papers.
         layers: For ``topology = "layers"``, without the output layer, which follows from the labels.
-        top_down: Whether a heatmap of a MobileNet reads a finer and a coarser map beside its own.
+        top_down: Whether a heatmap of a MobileNet reads finer maps and a coarser one beside its own.
     """
 
     topology: Topology

@@ -30,7 +30,7 @@ from edgecnn.workstation.convert import convert
 from edgecnn.workstation.data.augment import augment_with
 from edgecnn.workstation.data.catalog import Dataset, open_dataset
 from edgecnn.workstation.data.targets import FINE, SOMEWHERE, Targets, cells, join, mask_for, targets_of
-from edgecnn.workstation.losses import loss_for, soft_loss_for
+from edgecnn.workstation.losses import NOWHERE_ODDS, PEAK_WEIGHT, loss_for, soft_loss_for
 from edgecnn.workstation.models.zoo import build
 from edgecnn.workstation.prune import prune
 from edgecnn.workstation.quality import quality_of
@@ -263,7 +263,7 @@ def test_all_but_heatmaps_is_all_but_what_heatmaps_alone_read() -> None:
     freeze(model, [alarm, WHERE], TrainSpec(freeze="all_but_heatmaps"))
 
     learns = {layer.name for layer in model.layers if layer.trainable_weights}
-    assert learns == {"top_down_1", "top_down_2", "top_down_3", "where_logits"}
+    assert learns == {"where_logits", *(f"top_down_{level}" for level in (1, 2, 3, 4))}
 
 
 def test_a_student_learns_from_a_teacher_what_its_labels_do_not_say(
@@ -330,6 +330,27 @@ def test_the_loss_of_a_heatmap_wants_one_bright_spot_where_only_the_picture_is_k
     assert float(loss(somewhere, spot)) < float(loss(somewhere, dark))
     assert float(loss(nowhere, dark)) < float(loss(nowhere, spot))
     assert float(loss(np.full_like(dark, np.nan), spot)) == 0
+
+
+def test_which_cell_is_ahead_counts_once_a_picture_for_far_flames_and_near_ones() -> None:
+    loss = loss_for(Head("where", "heatmap", ("fire",)), 0.0)
+    nowhere, far, near = np.zeros((3, 1, 10, 10, 1), np.float32)
+    far[0, 3, 3] = near[0, :, :5] = 1
+    level = np.full((1, 10, 10, 1), 0.2, np.float32)  # 100 cells of odds of 0.25 each
+    ahead = level.copy()
+    ahead[0, 3, 3] = 0.6  # odds of 1.5
+
+    silent = 25 + NOWHERE_ODDS
+
+    def beyond_the_cells(targets: np.ndarray, scores: np.ndarray) -> float:
+        of_cells = -np.log(np.where(targets > 0, scores, 1 - scores)).mean()
+        return (float(loss(targets, scores)) - float(of_cells)) / PEAK_WEIGHT
+
+    assert beyond_the_cells(far, level) == pytest.approx(np.log(silent / 0.25), rel=1e-4)
+    assert beyond_the_cells(far, ahead) == pytest.approx(np.log((silent + 1.25) / 1.5), rel=1e-4)
+    assert beyond_the_cells(near, level) == pytest.approx(np.log(silent / 12.5), rel=1e-4)
+    assert beyond_the_cells(nowhere, level) == pytest.approx(np.log(silent / NOWHERE_ODDS), rel=1e-4)
+    assert float(loss(np.full_like(far, np.nan), ahead)) == 0
 
 
 def test_a_rare_label_weighs_more() -> None:

@@ -33,7 +33,7 @@ def mobilenet_v1(x: Tensor, width: float, dropout: float) -> Trunk:
         x = _norm_relu6(x, f"conv_dw_{number}_bn", f"conv_dw_{number}_relu")
         x = blocks.conv(x, blocks.scaled(filters, width), 1, f"conv_pw_{number}", use_bias=False)
         x = _norm_relu6(x, f"conv_pw_{number}_bn", f"conv_pw_{number}_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), before_halving[-1], (*before_halving[-2:], x))
+    return Trunk(blocks.dropout(blocks.average(x), dropout), before_halving[-1], (*before_halving[-3:], x))
 
 
 def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
@@ -47,17 +47,21 @@ def mobilenet_v2(x: Tensor, width: float, dropout: float) -> Trunk:
     x = blocks.conv(x, blocks.divisible(32 * width), 3, "Conv1", stride=2, use_bias=False)
     x = _norm_relu6(x, "bn_Conv1", "Conv1_relu")
     number = 0
+    bottlenecks: list[Tensor] = []
     before_halving: list[Tensor] = []
     for expansion, channels, repeats, first_stride in V2_STAGES:
         for repeat in range(repeats):
             prefix = f"block_{number}_" if number else "expanded_conv_"
             stride = 1 if repeat else first_stride
+            bottlenecks += [x] if stride == 2 else []
             x, expanded = _inverted_residual(x, expansion, blocks.divisible(channels * width), stride, prefix)
             before_halving += [expanded] if stride == 2 else []
             number += 1
     x = blocks.conv(x, blocks.divisible(1280 * max(1.0, width)), 1, "Conv_1", use_bias=False)
     x = _norm_relu6(x, "Conv_1_bn", "out_relu")
-    return Trunk(blocks.dropout(blocks.average(x), dropout), before_halving[-1], (*before_halving[-2:], x))
+    # Of the finest, the bottleneck: to expand it takes six times the channels.
+    pyramid = (bottlenecks[-3], *before_halving[-2:], x)
+    return Trunk(blocks.dropout(blocks.average(x), dropout), before_halving[-1], pyramid)
 
 
 def _inverted_residual(

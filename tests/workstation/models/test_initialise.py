@@ -173,7 +173,7 @@ def test_what_joins_maps_for_a_heatmap_is_left_as_a_head_is(shared: Path) -> Non
     model = build(ModelSpec("mobilenet_v1", width=0.25, top_down=True), InputSpec(96, 96), [*heads(6), where])
     path = shared / "reference_models" / "mobilenet_v1_0.25_128_quant.tflite"
     report = initialise(model, str(path), noise(8, 96, 96, 3))
-    assert set(report.left) == {"label_logits", "where_logits", *(f"top_down_{n}" for n in (1, 2, 3))}
+    assert set(report.left) == {"label_logits", "where_logits", *(f"top_down_{n}" for n in (1, 2, 3, 4))}
     assert len(report.filled) == 2 * 27
 
 

@@ -144,8 +144,8 @@ def test_a_heatmap_of_an_odd_side_has_no_more_cells_than_the_map_that_says_where
     where = Head("where", "heatmap", ("fire",))
     model = build(ModelSpec("mobilenet_v1", width=0.1, top_down=True), InputSpec(100, 64), (where,))
     assert model.output_shape == (None, 13, 8, 1)
-    maps = [model.get_layer(f"top_down_{level}").output_shape[1:3] for level in (1, 2, 3)]
-    assert maps == [(13, 8), (7, 4), (4, 2)]
+    maps = [model.get_layer(f"top_down_{level}").output_shape[1:3] for level in (1, 2, 3, 4)]
+    assert maps == [(25, 16), (13, 8), (7, 4), (4, 2)]
 
 
 def test_a_network_without_a_heatmap_has_no_layers_for_one() -> None:
