@@ -159,7 +159,7 @@ else
 endif
 
 # The same recipe without a source of pictures, or several, and without a teacher, who has seen them; measured on these,
-# and with PUBLISH=1 put onto the card of the model on the shelf: make left-out MODEL=sentinel SOURCE='dl2425_* abonia_*'
+# and with PUBLISH=1 put onto the card of the model on the shelf: make left-out MODEL=sentinel SOURCE='abonia_* dl2425_*'
 WITHOUT = without-$(subst $() $(),-,$(subst *,,$(subst _*,,$(SOURCE))))
 train_without = $(BIN)/edgecnn train $1 $(call data,$(DATA_$1)) $(call boxes,$1) $(TRAIN_$1) $(foreach x,$(SOURCE),--leave-out '$x') $(AVERAGED_$1:%=--average out/%-$(WITHOUT)/model.h5) $(STARTS_$1:%=--init out/%-$(WITHOUT)/model.h5) --out out/$1-$(WITHOUT) --resume
 left-out: | .venv/ready

@@ -21,9 +21,14 @@ PEAK_WEIGHT = 0.5
 """How much it counts where a heatmap is strongest, beside the mean of its cells; with 1 smoke fares worse."""
 
 NOWHERE_ODDS = 10.0
-"""What a cell has to be ahead of where a label is, and behind where it is nowhere: 0.91 as a score."""
+"""What all cells together stay behind where a label is nowhere: of a single one, a score of 0.91.
+
+Without nowhere, rendered look-alikes push the thresholds up: of val's fires 90 % are told, with it 95 %, and
+of the smoke 46 and 71 %. With 1 the peak lies in a box on 26 of 48 pictures of smoke, with 10 on 29.
+"""
 
 _TINY = 1e-7
+_LEAST = 1e-30
 
 
 def loss_for(head: Head, smoothing: float, weights: NDArray[np.float32] | None = None) -> Loss:
@@ -87,7 +92,7 @@ def _heatmap_loss(targets: Any, scores: Any) -> Any:
 
 
 def _astray(known: Any, targets: Any, scores: Any) -> Any:
-    """Say how little of a heatmap's strength is where a label is, shape (batch, labels); 0 if it is nowhere.
+    """Say how little of the strength of a heatmap and of nowhere is where a label is, shape (batch, labels).
 
     To the mean over all cells a far flame is one of hundreds, and one that fills the picture half of them.
     The cross entropy of a softmax over the cells and nowhere counts each picture once: who is ahead.
@@ -95,7 +100,8 @@ def _astray(known: Any, targets: Any, scores: Any) -> Any:
     odds = known * scores / tf.maximum(1 - scores, _TINY)  # the exponentials of a softmax of the logits
     is_nowhere = tf.cast(tf.reduce_max(targets, (1, 2)) <= 0, tf.float32)
     right = tf.reduce_sum(odds * tf.maximum(targets, 0.0), (1, 2)) + NOWHERE_ODDS * is_nowhere
-    return -tf.math.log(tf.maximum(right / (NOWHERE_ODDS + tf.reduce_sum(odds, (1, 2))), _TINY))
+    # Two logarithms: that of a quotient would have to end somewhere, and pull no more at what is furthest.
+    return tf.math.log(NOWHERE_ODDS + tf.reduce_sum(odds, (1, 2))) - tf.math.log(tf.maximum(right, _LEAST))
 
 
 def placed(targets: Any) -> Any:

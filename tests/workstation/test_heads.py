@@ -353,6 +353,22 @@ def test_which_cell_is_ahead_counts_once_a_picture_for_far_flames_and_near_ones(
     assert float(loss(np.full_like(far, np.nan), ahead)) == 0
 
 
+def test_a_flame_is_pulled_up_however_far_behind_it_is() -> None:
+    loss = loss_for(Head("where", "heatmap", ("fire",)), 0.0)
+    far = np.zeros((1, 20, 20, 1), np.float32)
+    far[0, 3, 3] = 1
+    for flame, elsewhere in ((-7, 9), (-12, 12), (-14, -14)):
+        logits = np.full((1, 20, 20, 1), -8, np.float32)
+        logits[0, 3, 3], logits[0, 9, 9] = flame, elsewhere
+        logits = tf.constant(logits)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(far, tf.sigmoid(logits))
+        gradient = tape.gradient(value, logits).numpy()
+        assert gradient[0, 3, 3] == pytest.approx(-PEAK_WEIGHT, rel=0.02)
+        assert np.isfinite(gradient).all()
+
+
 def test_a_rare_label_weighs_more() -> None:
     head = Head("fire", "sigmoid", ("no", "yes"))
     scores = np.float32([[0.5]])

@@ -32,7 +32,8 @@ class Trunk:
             the last before the picture shrinks to a thirty-second: each cell of the one behind it sees
             nearly the whole picture.
         pyramid: What ``top_down`` joins for a heatmap head, the finest first, each of half the rows and
-            columns of the one before it, at least three; none of a network that it is not meant for.
+            columns of the one before it, rounded up, at least three; none of a network that it is not meant
+            for.
     """
 
     flat: Tensor
@@ -182,7 +183,7 @@ def top_down(pyramid: Sequence[Tensor]) -> Tensor:
     kernel.
 
     Args:
-        pyramid: The finest first, each of half the rows and columns of the one before it.
+        pyramid: The finest first, each of half the rows and columns of the one before it, rounded up.
 
     Source:
         T. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3; narrower, and

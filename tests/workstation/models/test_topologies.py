@@ -14,7 +14,7 @@ from edgecnn.workstation.backend import keras, tf
 from edgecnn.workstation.models import folded
 from edgecnn.workstation.models.blocks import LocalResponseNormalization
 from edgecnn.workstation.models.zoo import SMALLEST_PX, build, features_of, summary
-from edgecnn.workstation.recipe import Layer, ModelSpec
+from edgecnn.workstation.recipe import Layer, ModelSpec, Topology
 
 SMALL = (
     ModelSpec("lenet"),
@@ -140,9 +140,10 @@ def test_a_heatmap_gives_a_score_per_cell_and_label(top_down: bool, grid: tuple[
     assert (np.abs(scores - 0.5) < 0.5).all()
 
 
-def test_a_heatmap_of_an_odd_side_has_no_more_cells_than_the_map_that_says_where() -> None:
+@pytest.mark.parametrize("topology", ["mobilenet_v1", "mobilenet_v2"])
+def test_a_heatmap_of_an_odd_side_has_no_more_cells_than_the_map_that_says_where(topology: Topology) -> None:
     where = Head("where", "heatmap", ("fire",))
-    model = build(ModelSpec("mobilenet_v1", width=0.1, top_down=True), InputSpec(100, 64), (where,))
+    model = build(ModelSpec(topology, width=0.1, top_down=True), InputSpec(100, 64), (where,))
     assert model.output_shape == (None, 13, 8, 1)
     maps = [model.get_layer(f"top_down_{level}").output_shape[1:3] for level in (1, 2, 3, 4)]
     assert maps == [(25, 16), (13, 8), (7, 4), (4, 2)]
