@@ -85,7 +85,8 @@ TRAIN_scenes-linear := --init $(TRUNK_V1)
 
 # What a recipe is trained on: one set or several; it is benched on TEST, or else on the first.
 data = $(foreach x,$1,--data $(EDGECNN_SHARED)/data/$x)
-boxes = $(addprefix --boxes ,$(BOXES_$1))
+# All that a recipe learns from, and is converted with.
+learned = $(call data,$(DATA_$1)) $(addprefix --boxes ,$(BOXES_$1))
 test_data = $(call data,$(or $(TEST_$1),$(firstword $(DATA_$1))))
 
 # Which training pictures a recipe is calibrated with: its own list, or that of a recipe with the same pictures.
@@ -96,7 +97,7 @@ LIST_sentinel-mosaics := sentinel
 list = calibration/$(or $(LIST_$1),$1).txt
 
 out/%/model.h5: | .venv/ready
-	$(BIN)/edgecnn train $* $(call data,$(DATA_$*)) $(call boxes,$*) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) $(AVERAGED_$*:%=--average out/%/model.h5) $(STARTS_$*:%=--init out/%/model.h5) --out out/$* --resume
+	$(BIN)/edgecnn train $* $(call learned,$*) $(TRAIN_$*) $(addprefix --teacher ,$(TEACHER_$*)) $(AVERAGED_$*:%=--average out/%/model.h5) $(STARTS_$*:%=--init out/%/model.h5) --out out/$* --resume
 
 # Teachers are .tflite files, int8 or float32; those that ship lie on the shelf.
 TEACHER_cifar10-distilled := out/cifar10-parent/int8.tflite
@@ -120,10 +121,10 @@ CONVERT_sentinel-mosaics = $(CONVERT_sentinel)
 CONVERT_fire := --max-drop 0.25 --metric top1
 
 out/%/float32.tflite: out/%/model.h5
-	$(BIN)/edgecnn convert $< --precision float32 $(call data,$(DATA_$*)) $(call boxes,$*) --out $@
+	$(BIN)/edgecnn convert $< --precision float32 $(call learned,$*) --out $@
 
 out/%/int8.tflite: out/%/model.h5
-	$(BIN)/edgecnn convert $< $(call data,$(DATA_$*)) $(call boxes,$*) --calibration $(call list,$*) $(CONVERT_$*) --out $@
+	$(BIN)/edgecnn convert $< $(call learned,$*) --calibration $(call list,$*) $(CONVERT_$*) --out $@
 
 out/%/report.html: out/%/int8.tflite out/%/float32.tflite
 	$(BIN)/edgecnn bench $< --against out/$*/float32.tflite $(call test_data,$*) --split test $(BENCH_$*) --out out/$*
@@ -161,10 +162,10 @@ endif
 # The same recipe without a source of pictures, or several, and without a teacher, who has seen them; measured on these,
 # and with PUBLISH=1 put onto the card of the model on the shelf: make left-out MODEL=sentinel SOURCE='abonia_* dl2425_*'
 WITHOUT = without-$(subst $() $(),-,$(subst *,,$(subst _*,,$(SOURCE))))
-train_without = $(BIN)/edgecnn train $1 $(call data,$(DATA_$1)) $(call boxes,$1) $(TRAIN_$1) $(foreach x,$(SOURCE),--leave-out '$x') $(AVERAGED_$1:%=--average out/%-$(WITHOUT)/model.h5) $(STARTS_$1:%=--init out/%-$(WITHOUT)/model.h5) --out out/$1-$(WITHOUT) --resume
+train_without = $(BIN)/edgecnn train $1 $(call learned,$1) $(TRAIN_$1) $(foreach x,$(SOURCE),--leave-out '$x') $(AVERAGED_$1:%=--average out/%-$(WITHOUT)/model.h5) $(STARTS_$1:%=--init out/%-$(WITHOUT)/model.h5) --out out/$1-$(WITHOUT) --resume
 left-out: | .venv/ready
 	$(foreach x,$(foreach y,$(STARTS_$(RECIPE)) $(RECIPE),$(AVERAGED_$y) $y),$(call train_without,$x) &&) true
-	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call data,$(DATA_$(RECIPE))) $(call boxes,$(RECIPE)) $(CONVERT_$(RECIPE)) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
+	$(BIN)/edgecnn convert out/$(RECIPE)-$(WITHOUT)/model.h5 $(call learned,$(RECIPE)) $(CONVERT_$(RECIPE)) --out out/$(RECIPE)-$(WITHOUT)/int8.tflite
 	$(BIN)/edgecnn bench out/$(RECIPE)-$(WITHOUT)/int8.tflite $(call data,$(DATA_$(RECIPE))) --split left_out $(foreach x,$(SOURCE),--only '$x') --out out/$(RECIPE)-$(WITHOUT)
 ifdef PUBLISH
 	$(BIN)/edgecnn zoo left-out $(MODEL) out/$(RECIPE)-$(WITHOUT) --into edgecnn/zoo
