@@ -84,20 +84,14 @@ def test_every_model_that_ships_is_int8_with_recorded_pictures_and_says_what_it_
     assert calibration.digest(listed) == resident.manifest.provenance.calibration_sha256
 
 
-TAUGHT_BEFORE = {"fire": {"sentinel": "cbccb8e3152d52f45ad71438741dc33d9003280c8dff8b2dfb643c442a670f2b"}}
-"""Who learned from a file that ships no more. That sentinel has today's weights but for the heatmap: on 541
-val pictures its fire and smoke differ by 0.002 and 0.003 in the mean, by rounding."""
-
-
 @pytest.mark.parametrize("resident", shelf.models(), ids=lambda r: r.name)
 def test_a_model_learned_from_the_very_model_that_ships_under_its_teachers_name(
     resident: shelf.Resident,
 ) -> None:
     ships = {other.name: other.manifest.model_sha256 for other in shelf.models()}
     taught = resident.manifest.provenance.teachers_sha256
-    earlier = {name: digest for name, digest in taught.items() if ships.get(name, digest) != digest}
 
-    assert earlier == TAUGHT_BEFORE.get(resident.name, {})
+    assert {name: digest for name, digest in taught.items() if ships.get(name, digest) != digest} == {}
 
 
 @pytest.mark.parametrize("resident", shelf.models(), ids=lambda r: r.name)
