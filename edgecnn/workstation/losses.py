@@ -24,7 +24,7 @@ NOWHERE_ODDS = 10.0
 """What all cells together stay behind where a label is nowhere: of a single one, a score of 0.91.
 
 Without nowhere, rendered look-alikes push the thresholds up: of val's fires 90 % are told, with it 95 %, and
-of the smoke 46 % and 71 to 79 %, in two trainings. 1 is as good as 10, within chance.
+of its smoke 46 %, with it 71 and 79 % in two trainings. Odds of 1 and of 10 could not be told apart.
 """
 
 _TINY = 1e-7
