@@ -113,8 +113,9 @@ def test_connections_that_say_nothing_are_few_and_do_not_last(monkeypatch: pytes
         time.sleep(0.3)
         open_now = len(box.server._server.server_state.connections)
 
-        assert [one.recv(1) for one in silent[:3]] == [b"", b"", b""]
         assert open_now <= web.MOST_CONNECTIONS
+        assert [one.recv(1) for one in silent] == [b""] * 200
+        monkeypatch.undo()
         assert box.ask("healthz")[0] in (200, 503)
 
 
