@@ -115,7 +115,7 @@ def test_connections_that_say_nothing_are_few_and_do_not_last(monkeypatch: pytes
 
         assert open_now <= web.MOST_CONNECTIONS
         assert [one.recv(1) for one in silent] == [b""] * 200
-        monkeypatch.undo()
+        monkeypatch.undo()  # who asks may be slower than this test's second
         assert box.ask("healthz")[0] in (200, 503)
 
 
